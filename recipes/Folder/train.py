@@ -1,0 +1,11 @@
+"""Train on a folder of recordings, evaluate on its trial lists, export the model.
+
+python train.py hparams/train_ecapa.yaml --data_folder CORPUS [--key value ...]
+"""
+
+import sys
+
+from sb_margins.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["train", *sys.argv[1:]]))

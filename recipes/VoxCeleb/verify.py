@@ -1,0 +1,16 @@
+"""Score a model on the trial lists of VoxCeleb 1 and 2.
+
+python verify.py MODEL_FOLDER PREPARED_FOLDER [flags of sb-margins verify]
+"""
+
+import sys
+
+from sb_margins.cli import main
+from sb_margins.data import Prepared
+
+if __name__ == "__main__":
+    if len(sys.argv) < 3 or sys.argv[1].startswith("-"):
+        sys.exit(__doc__)
+    model, prepared, *flags = sys.argv[1:]
+    lists = Prepared.load(prepared).verify_flags()
+    sys.exit(main(["verify", "--model", model, *lists, *flags]))

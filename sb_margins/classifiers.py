@@ -1,0 +1,408 @@
+"""The classification geometries: every learnable number is here.
+
+A classifier turns embeddings into scores [B, 1, C] whose arg-max is the decision:
+linear logits, cosines, or negative Poincaré distances. Constructor keywords and the
+parameter name ``weight`` are SpeechBrain's, so any of them is a ``classifier:`` of a
+stock recipe. All compute in float32, whatever autocast says.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sb_margins.errors import UserError
+from sb_margins.labels import as_rows
+from sb_margins.poincare import clip, tangent_matrix
+from sb_margins.precision import island, upcast
+from sb_margins.tiles import CosineTiles, LinearTiles, UnitBallTiles
+
+TILE = 4096  # classes per tile on a CPU
+
+
+def tile_ranges(classes: int, device: torch.device) -> list[tuple[int, int]]:
+    """Ranges of classes: 4096 on a CPU (its cache), 65,536 elsewhere.
+
+    Example
+    -------
+    >>> tile_ranges(5000, torch.device("cpu"))
+    [(0, 4096), (4096, 5000)]
+    """
+    size = TILE if device.type == "cpu" else 16 * TILE
+    return [(low, min(low + size, classes)) for low in range(0, classes, size)]
+
+
+class _Scores(torch.autograd.Function):
+    """All scores [B, C], with an analytic backward in tiles."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, kind, options):
+        state = kind.prepare(x, weight, bias, **options)
+        tiles = kind(state, 1.0, **options)
+        out = x.new_empty(len(x), len(weight))
+        spare = torch.empty_like(out) if tiles.spare else None
+        with island(x.device, tiles.exact):
+            for low, high in tile_ranges(len(weight), x.device):
+                rest = None if spare is None else spare[:, low:high]
+                tiles.logits_(low, high, out[:, low:high], rest)
+        ctx.kind, ctx.options, ctx.biased = kind, options, bias is not None
+        ctx.save_for_backward(*state, *([spare] if tiles.spare else []))
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        state = list(ctx.saved_tensors)
+        spare = state.pop() if ctx.kind.spare else None
+        tiles = ctx.kind(state, 1.0, fresh=False, **ctx.options)
+        weight = tiles.weight
+        dw, dleft = torch.empty_like(weight), torch.zeros_like(tiles.left)
+        with island(grad.device, tiles.exact):
+            for low, high in tile_ranges(len(weight), grad.device):
+                g = grad[:, low:high]
+                rest = None if spare is None else spare[:, low:high]
+                m = tiles.chain(g, low, high, rest, torch.empty_like(g))
+                right = tiles.right(low, high)
+                dleft.addmm_(m, right, alpha=tiles.sign)
+                dright = torch.mm(m.t(), tiles.left).mul_(tiles.sign)
+                tiles.weight_grad_(low, high, dright, dw[low:high])
+        db = grad.sum(0) if ctx.biased else None
+        return tiles.left_grad(dleft), dw, db, None, None
+
+
+class Classifier(nn.Module):
+    """What the classifiers share.
+
+    Arguments
+    ---------
+    input_size : int
+        Size of the embeddings, D.
+    out_neurons : int
+        Number of classes (training speakers), C.
+    rows : int
+        Weight rows per class. Default 1.
+
+    Raises
+    ------
+    ValueError
+        When a size is not positive or there are fewer than two classes.
+
+    Example
+    -------
+    >>> issubclass(CosineClassifier, Classifier)
+    True
+    """
+
+    geometry = "none"
+    tiles: type[LinearTiles] | None = None
+
+    def __init__(self, input_size: int, out_neurons: int, rows: int = 1) -> None:
+        super().__init__()
+        if not isinstance(out_neurons, int) or out_neurons < 2:
+            raise UserError(
+                f"out_neurons is {out_neurons}: a classifier needs at least 2 classes, "
+                "the number of training speakers"
+            )
+        if not isinstance(input_size, int) or input_size < 1:
+            raise UserError(
+                f"input_size is {input_size}: it must be the size of the embeddings"
+            )
+        self.input_size, self.out_neurons = input_size, out_neurons
+        self.weight = nn.Parameter(torch.empty(rows * out_neurons, input_size))
+
+    def options(self) -> dict[str, Any]:
+        """What the tiles of this classifier need to know besides its weight."""
+        return {}
+
+    def inputs(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Embeddings, weight and bias in float32 (float64 when one of them is).
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            Embeddings, [B, D] or [B, 1, D].
+
+        Returns
+        -------
+        tuple
+            x [B, D], weight [C, D], bias [C] or None.
+
+        Raises
+        ------
+        ValueError
+            When the embeddings have another size.
+
+        Example
+        -------
+        >>> CosineClassifier(3, 2).inputs(torch.ones(4, 1, 3))[0].shape
+        torch.Size([4, 3])
+        """
+        x = as_rows(x, "embeddings")
+        if x.shape[1] != self.input_size:
+            raise UserError(
+                f"embeddings have {x.shape[1]} numbers, but input_size is "
+                f"{self.input_size}; give the classifier the encoder's output size"
+            )
+        bias = getattr(self, "bias", None)
+        x, weight = upcast(x), upcast(self.weight)
+        dtype = torch.promote_types(x.dtype, weight.dtype)
+        bias = None if bias is None else upcast(bias).to(dtype)
+        return x.to(dtype), weight.to(dtype), bias
+
+    def scores(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Scores [B, C] of embeddings [B, D]."""
+        return _Scores.apply(x, weight, bias, self.tiles, self.options())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Score embeddings against all classes.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            Embeddings [B, D] or [B, 1, D], any floating dtype.
+
+        Returns
+        -------
+        torch.Tensor
+            float32 (float64 for float64), [B, 1, C]; the arg-max is the decision.
+        """
+        with island(x.device):
+            return self.scores(*self.inputs(x)).unsqueeze(1)
+
+    def extra_repr(self) -> str:
+        """The sizes, for print."""
+        return f"input_size={self.input_size}, out_neurons={self.out_neurons}"
+
+
+class LinearClassifier(Classifier):
+    """Logits ``w_j . x + b_j``, for :class:`~sb_margins.losses.Softmax`.
+
+    Arguments
+    ---------
+    input_size : int
+        Size of the embeddings, D.
+    out_neurons : int
+        Number of classes, C.
+    bias : bool
+        Whether there is a b. Default True.
+
+    Example
+    -------
+    >>> LinearClassifier(input_size=4, out_neurons=3)(torch.ones(2, 4)).shape
+    torch.Size([2, 1, 3])
+    """
+
+    geometry = "linear"
+    tiles = LinearTiles
+
+    def __init__(self, input_size: int, out_neurons: int, bias: bool = True) -> None:
+        super().__init__(input_size, out_neurons)
+        bound = 1 / math.sqrt(input_size)
+        nn.init.uniform_(self.weight, -bound, bound)
+        self.bias = nn.Parameter(torch.zeros(out_neurons)) if bias else None
+
+
+class CosineClassifier(Classifier):
+    """Cosines between the embedding and each class, in [-1, 1].
+
+    With ``sub_centers`` K > 1 (Deng et al., "Sub-center ArcFace", ECCV 2020) a class
+    has K rows, jK to jK + K - 1, and scores the best of their cosines.
+
+    Arguments
+    ---------
+    input_size : int
+        Size of the embeddings, D.
+    out_neurons : int
+        Number of classes, C.
+    sub_centers : int
+        Rows per class, K. Default 1.
+
+    Raises
+    ------
+    ValueError
+        When K is less than 1.
+
+    Example
+    -------
+    >>> classify = CosineClassifier(input_size=4, out_neurons=3)
+    >>> scores = classify(classify.weight)
+    >>> scores.shape, scores.argmax(-1).flatten()
+    (torch.Size([3, 1, 3]), tensor([0, 1, 2]))
+    """
+
+    geometry = "cosine"
+
+    def __init__(self, input_size: int, out_neurons: int, sub_centers: int = 1) -> None:
+        if sub_centers < 1:
+            raise UserError(f"sub_centers is {sub_centers}: it must be 1 or more")
+        super().__init__(input_size, out_neurons, rows=sub_centers)
+        self.sub_centers = sub_centers
+        nn.init.xavier_uniform_(self.weight)
+        self.tiles = CosineTiles if sub_centers == 1 else None
+
+    def scores(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Cosines [B, C] of embeddings [B, D]."""
+        every = _Scores.apply(x, weight, None, CosineTiles, {})
+        if self.sub_centers == 1:
+            return every
+        return every.view(len(x), self.out_neurons, self.sub_centers).amax(-1)
+
+
+class PoincareClassifier(Classifier):
+    """Negative Poincaré distances to one prototype per class (H-, HAM-Softmax).
+
+    ``metric="unit"`` is what the authors released: embeddings and prototypes are ball
+    coordinates clipped to norm (1 - 1e-5) / sqrt(c), and the distance is that of
+    curvature -1, so c only sets how close to the edge they may come: a larger c
+    lowers the temperature. ``metric="curvature"`` is the textbook ball of curvature
+    -c, embeddings and prototypes being tangent vectors at its origin.
+
+    Reference: Fang and He, "H-Softmax and HAM-Softmax", arXiv 2601.19709.
+
+    Arguments
+    ---------
+    input_size : int
+        Size of the embeddings, D.
+    out_neurons : int
+        Number of classes, C.
+    curvature : float
+        c; more than 1 for the unit metric, more than 0 for the other. Default 5.
+    metric : str
+        ``"unit"`` (default) or ``"curvature"``.
+    clip_norm : float, optional
+        Longest embedding for the textbook metric (feature clipping, Guo et al. 2022).
+    learnable : bool
+        Whether c is learned (textbook metric only). Default False.
+
+    Raises
+    ------
+    ValueError
+        For settings that make no sense, saying which.
+
+    Example
+    -------
+    >>> classify = PoincareClassifier(input_size=4, out_neurons=3, curvature=3.0)
+    >>> scores = classify(torch.randn(2, 1, 4))
+    >>> scores.shape, bool((scores <= 0).all())
+    (torch.Size([2, 1, 3]), True)
+    """
+
+    geometry = "poincare"
+
+    def __init__(
+        self,
+        input_size: int,
+        out_neurons: int,
+        curvature: float = 5.0,
+        metric: str = "unit",
+        clip_norm: float | None = None,
+        learnable: bool = False,
+    ) -> None:
+        super().__init__(input_size, out_neurons)
+        if metric not in ("unit", "curvature"):
+            raise UserError(f"metric '{metric}' is neither 'unit' nor 'curvature'")
+        if metric == "unit" and not curvature > 1:
+            raise UserError(
+                f"curvature is {curvature}: the unit metric clips to radius "
+                "1 / sqrt(c) inside the ball of radius 1, so c must be more than 1 "
+                "(3 and 5 are usual); metric='curvature' takes any c > 0"
+            )
+        if not curvature > 0:
+            raise UserError(f"curvature is {curvature}: c must be more than 0")
+        if metric == "unit" and (learnable or clip_norm is not None):
+            raise UserError(
+                "learnable and clip_norm belong to metric='curvature'; the unit "
+                "metric clips to 1 / sqrt(c) by itself and c is fixed"
+            )
+        if clip_norm is not None and not clip_norm > 0:
+            raise UserError(f"clip_norm is {clip_norm}: it must be more than 0")
+        self.metric, self.clip_norm = metric, clip_norm
+        self.tiles = UnitBallTiles if metric == "unit" else None
+        log_c = torch.tensor(math.log(curvature))
+        self._curvature = float(curvature)
+        self.log_curvature = nn.Parameter(log_c) if learnable else None
+        nn.init.normal_(self.weight, std=1e-3)
+
+    @property
+    def curvature(self) -> float | Tensor:
+        """c; a tensor when it is learned."""
+        if self.log_curvature is not None:
+            return self.log_curvature.exp()
+        return self._curvature
+
+    def options(self) -> dict[str, Any]:
+        """The curvature."""
+        return {"curvature": self._curvature}
+
+    def scores(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Negative distances [B, C] of embeddings [B, D]."""
+        if self.metric == "unit":
+            return super().scores(x, weight, bias)
+        x = self.clipped(x)
+        with island(x.device, exact=True):
+            return -tangent_matrix(x, weight, curvature=self.curvature)
+
+    def clipped(self, x: Tensor) -> Tensor:
+        """Embeddings after feature clipping (textbook metric)."""
+        return x if self.clip_norm is None else clip(x, radius=self.clip_norm)
+
+    def extra_repr(self) -> str:
+        """The settings, for print."""
+        c = float(torch.as_tensor(self.curvature).detach())
+        return f"{super().extra_repr()}, curvature={c:g}, metric={self.metric}"
+
+
+class JointClassifier(nn.Module):
+    """Several geometries over one embedding, for a joint loss.
+
+    The decision is the first one's: SpeechBrain's error metrics look at the first
+    "frame" of the output.
+
+    Arguments
+    ---------
+    classifiers : sequence of Classifier
+        All of the same sizes.
+
+    Raises
+    ------
+    ValueError
+        When there is none, or their sizes differ.
+
+    Example
+    -------
+    >>> parts = [CosineClassifier(4, 3), PoincareClassifier(4, 3, curvature=3.0)]
+    >>> JointClassifier(parts)(torch.randn(2, 1, 4)).shape
+    torch.Size([2, 2, 3])
+    """
+
+    geometry = "joint"
+
+    def __init__(self, classifiers: Sequence[Classifier]) -> None:
+        super().__init__()
+        sizes = {(c.input_size, c.out_neurons) for c in classifiers}
+        if len(sizes) != 1:
+            raise UserError(
+                "a JointClassifier wants one or more classifiers of the same "
+                f"input_size and out_neurons, not {sorted(sizes)}"
+            )
+        self.classifiers = nn.ModuleList(classifiers)
+        self.input_size, self.out_neurons = sizes.pop()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scores of all geometries.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            Embeddings [B, D] or [B, 1, D].
+
+        Returns
+        -------
+        torch.Tensor
+            Shape [B, number of classifiers, C].
+        """
+        return torch.cat([c(x) for c in self.classifiers], 1)

@@ -1,0 +1,99 @@
+"""``sb-margins COMMAND ...``: finds the command, runs it, tells user errors apart.
+
+Every command lives beside the code it serves, as ``main(argv) -> exit status``;
+imports happen only for the command that runs, so that ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+from sb_margins import __version__
+from sb_margins.errors import UserError, nearest
+
+COMMANDS = {
+    "demo": ("sb_margins.demo", "train, evaluate, export and verify, end to end"),
+    "losses": ("sb_margins.select", "the losses: equation, defaults, source"),
+    "prepare": ("sb_margins.data.command", "make manifests and trial lists"),
+    "train": ("sb_margins.training.command", "train a verifier from a YAML"),
+    "compare": ("sb_margins.comparison.command", "losses side by side: one report"),
+    "plot-loss": ("sb_margins.comparison.plot_loss", "draw losses and gradients"),
+    "verify": ("sb_margins.verification.command", "score trial lists with a model"),
+    "metrics": ("sb_margins.verification.score_file", "EER, minDCF of a score file"),
+    "export": (
+        "sb_margins.inference.commands.export",
+        "results folder to model folder",
+    ),
+    "verify-files": ("sb_margins.inference.commands.verify_files", "same voice?"),
+    "enroll": ("sb_margins.inference.commands.enroll", "keep a speaker's voice"),
+    "identify": ("sb_margins.inference.commands.identify", "who is speaking?"),
+    "embed": ("sb_margins.inference.commands.embed", "embeddings of files (npz)"),
+    "doctor": ("sb_margins.doctor", "versions, devices, known traps"),
+}
+
+
+def usage() -> str:
+    """The help page: one line per command.
+
+    Example
+    -------
+    >>> print(usage().splitlines()[0])
+    usage: sb-margins COMMAND [options]
+    """
+    lines = ["usage: sb-margins COMMAND [options]", ""]
+    lines += [f"  {name:<13} {text}" for name, (_, text) in COMMANDS.items()]
+    lines += ["", "sb-margins COMMAND --help tells the options of a command."]
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command.
+
+    Arguments
+    ---------
+    argv : list of str, optional
+        The words after ``sb-margins``; default: those of the process.
+
+    Returns
+    -------
+    int
+        0 when done, 2 for bad input (told on standard error), 130 when
+        interrupted.
+
+    Example
+    -------
+    >>> main(["--version"])  # doctest: +ELLIPSIS
+    sb-margins ...
+    0
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if argv[0] in ("-V", "--version"):
+        print(f"sb-margins {__version__}")
+        return 0
+    name, rest = argv[0], argv[1:]
+    try:
+        if name not in COMMANDS:
+            guess = nearest(name, COMMANDS)
+            raise UserError(f"no command '{name}'.{guess} Try: sb-margins --help")
+        command = importlib.import_module(COMMANDS[name][0])
+        status = int(command.main(rest) or 0)
+        sys.stdout.flush()
+        return status
+    except UserError as error:
+        print(f"sb-margins: error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # ... | head: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("sb-margins: interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Losses side by side: plan, trainings, statistics, pictures, report."""

@@ -1,0 +1,216 @@
+"""The report's part on geometry: maps, tree-likeness, hierarchy, prototype radii."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from sb_margins.comparison.document import Block, Heading, Picture, Table, Text
+from sb_margins.comparison.embeddings import (
+    MOST_TRAIN,
+    Geometry,
+    about_speakers,
+    embed,
+    evenly,
+    read_geometry,
+)
+from sb_margins.comparison.results import Comparison
+from sb_margins.data import Manifest
+from sb_margins.reporting.geometry import (
+    Agreement,
+    gromov_delta,
+    hierarchy,
+    mantel,
+    speaker_distances,
+    tree_fit,
+)
+from sb_margins.reporting.hyperbolic_map import disc_map, plane_map
+from sb_margins.reporting.maps import Map, choose_points, plot_maps, plot_radii
+
+MOST_PROTOTYPES = 40
+IN_ONE_PICTURE = 9
+
+
+def draw_geometry(comparison: Comparison, folder: Path) -> list[Block]:
+    """Figures and measures of the embeddings, one setting of each loss.
+
+    Arguments
+    ---------
+    comparison : Comparison
+    folder : Path
+        Where the PNGs go.
+
+    Returns
+    -------
+    list of blocks
+
+    Example
+    -------
+    >>> shown(Agreement(0.123, 0.04, 10))
+    '+0.12 (0.040)'
+    """
+    split = comparison.tests[0]
+    manifest = comparison.prepared.manifest(split)
+    models: dict[str, Geometry] = {}
+    for loss in comparison.losses:
+        system = comparison.chosen(loss)
+        model = read_geometry(system.typical)
+        if model is not None:
+            models[system.variant.label] = model
+    if not models:
+        return []
+    found = {name: embed(model, manifest, split) for name, model in models.items()}
+    blocks: list[Block] = [Heading("Geometry of the embeddings")]
+    blocks += _maps(models, found, manifest, split, folder)
+    blocks += _measures(models, found, manifest, split)
+    blocks += _radii(comparison, models, folder)
+    return blocks
+
+
+def shown(agreement: Agreement) -> str:
+    """A correlation and its p-value in a table.
+
+    Example
+    -------
+    >>> shown(Agreement(float("nan"), float("nan"), 0))
+    '-'
+    """
+    if np.isnan(agreement.correlation):
+        return "-"
+    return f"{agreement.correlation:+.2f} ({agreement.p_value:.3f})"
+
+
+def _maps(
+    models: dict[str, Geometry],
+    found: dict[str, np.ndarray],
+    manifest: Manifest,
+    split: str,
+    folder: Path,
+) -> list[Block]:
+    speakers = [u.spk_id for u in manifest]
+    rows = choose_points(speakers)
+    maps = {}
+    for name, model in models.items():
+        points = found[name][rows]
+        told = [speakers[row] for row in rows]
+        prototypes = model.prototypes
+        if prototypes is not None:
+            many = min(MOST_PROTOTYPES, len(prototypes))
+            at = np.linspace(0, len(prototypes) - 1, many).astype(int)
+            points = np.concatenate([points, prototypes[at]])
+            told += [""] * many
+        d = model.distances(points, points)
+        d = (d + d.T) / 2
+        np.fill_diagonal(d, 0.0)
+        if model.hyperbolic:
+            places, stress = disc_map(d, model.radii(points))
+            maps[name] = Map(places, told, stress, model.edge())
+        else:
+            places, stress = plane_map(d)
+            maps[name] = Map(places, told, stress)
+    blocks: list[Block] = []
+    names = list(maps)
+    for start in range(0, len(names), IN_ONE_PICTURE):
+        path = folder / f"maps_{start // IN_ONE_PICTURE + 1}.png"
+        plot_maps({n: maps[n] for n in names[start : start + IN_ONE_PICTURE]}, path)
+        blocks.append(
+            Picture(
+                path,
+                f"Embeddings of {len({speakers[r] for r in rows})} speakers of {split} "
+                "(one colour and mark a speaker) and prototypes of training speakers. "
+                "Hyperbolic models on the Poincaré disc, by least squares on their "
+                "hyperbolic distances and radii; others in the plane, on their angles. "
+                "Stress: the share of the distances that two dimensions get wrong.",
+                wide=True,
+            )
+        )
+    return blocks
+
+
+def _measures(
+    models: dict[str, Geometry],
+    found: dict[str, np.ndarray],
+    manifest: Manifest,
+    split: str,
+) -> list[Block]:
+    speakers = [u.spk_id for u in manifest]
+    names = sorted(set(speakers))
+    levels = hierarchy(names, about_speakers(manifest))
+    head = ["system", "Gromov delta", "tree fit", *levels]
+    rows = []
+    for label, model in models.items():
+        d = model.distances(found[label], found[label])
+        d = (d + d.T) / 2
+        np.fill_diagonal(d, 0.0)
+        _, between = speaker_distances(d, speakers)
+        row = [label, f"{gromov_delta(d):.3f}", f"{tree_fit(d):.3f}"]
+        row += [shown(mantel(between, level)) for level in levels.values()]
+        rows.append(row)
+    told = (
+        "The other columns: Spearman correlation between the mean distance of two "
+        "speakers and their distance in the corpus's own hierarchy (p by permuting "
+        "speakers, 999 times, not corrected); hierarchy: language > gender > child or "
+        "adult, as far as the manifest tells."
+        if levels
+        else "The manifest tells neither gender, age nor language that differ: there "
+        "is no hierarchy to agree with."
+    )
+    caption = (
+        f"{split}; the seed with the median dev EER; each model in its own distance "
+        "(Poincaré, or the angle). Gromov "
+        "delta: relative to half of the diameter, 0 for a tree. Tree fit: cophenetic "
+        f"correlation with an average-linkage tree, 1 for a tree. {told}"
+    )
+    return [Table(head, rows, caption)]
+
+
+def _radii(
+    comparison: Comparison, models: dict[str, Geometry], folder: Path
+) -> list[Block]:
+    from scipy.stats import spearmanr
+
+    balls = {
+        name: model
+        for name, model in models.items()
+        if model.hyperbolic and model.prototypes is not None
+    }
+    if not balls:
+        return []
+    train = comparison.prepared.manifest("train")
+    few = evenly(train, MOST_TRAIN)
+    number = {s: i for i, s in enumerate(train.speakers)}
+    own = np.array([number[u.spk_id] for u in few])
+    told = {}
+    for name, model in balls.items():
+        prototypes = model.prototypes
+        assert prototypes is not None
+        prototypes = prototypes[: len(number)]  # unchanged voices come first
+        d = model.distances(embed(model, few, "train_few"), prototypes)
+        at = np.arange(len(own)), own
+        mine = d[at].copy()
+        d[at] = np.inf
+        behind = mine - d.min(1)
+        known = np.unique(own)
+        confusable = np.array([behind[own == s].mean() for s in known])
+        radii = model.radii(prototypes)[known]
+        if np.ptp(radii) < 1e-6:
+            rho = p = float("nan")
+        else:
+            rho, p = spearmanr(radii, confusable)
+        told[name] = (radii, confusable, float(rho), float(p))
+    path = folder / "radii.png"
+    plot_radii(told, path)
+    caption = (
+        "Distance of the training speakers' prototypes from the origin against how "
+        "confusable a speaker is: the distance of its training utterances to its own "
+        "prototype minus that to the nearest other one, on average (above 0: taken for "
+        "somebody else)."
+    )
+    flat = [name for name, one in told.items() if np.isnan(one[2])]
+    blocks: list[Block] = [Picture(path, caption, wide=True)]
+    if flat:
+        blocks.append(
+            Text(f"All prototypes have the same radius (the edge): {'; '.join(flat)}.")
+        )
+    return blocks

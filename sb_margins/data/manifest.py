@@ -1,0 +1,255 @@
+"""One manifest format for every corpus: a CSV that SpeechBrain reads as well."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, overload
+
+from sb_margins.errors import UserError
+
+COLUMNS = ("ID", "duration", "wav", "spk_id", "sample_rate")
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """One recording of one speaker.
+
+    Arguments
+    ---------
+    id : str
+        Its name in trial lists; no white space.
+    wav : str
+        Posix path relative to the manifest's root.
+    duration : float
+        Seconds.
+    spk_id : str
+        The speaker.
+    sample_rate : int
+        Hertz, of the file (the model's rate is 16 kHz: resample on loading).
+    meta : mapping of str to str
+        Further columns: gender, age, language, ...
+
+    Example
+    -------
+    >>> Utterance("a/1.wav", "a/1.wav", 2.5, "a", 16000).duration
+    2.5
+    """
+
+    id: str
+    wav: str
+    duration: float
+    spk_id: str
+    sample_rate: int
+    meta: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+
+class Manifest(Sequence[Utterance]):
+    """The utterances of one split, in order, and the folder they lie in.
+
+    Arguments
+    ---------
+    utterances : iterable of Utterance
+        With distinct ids.
+    root : str or Path
+        The folder that the ``wav`` paths are relative to.
+
+    Example
+    -------
+    >>> one = Utterance("a/1.wav", "a/1.wav", 2.5, "a", 16000)
+    >>> manifest = Manifest([one], "corpus")
+    >>> manifest.speakers, len(manifest), manifest.path(manifest[0]).as_posix()
+    (['a'], 1, 'corpus/a/1.wav')
+    """
+
+    def __init__(self, utterances: Iterable[Utterance], root: str | Path) -> None:
+        self.root = Path(root)
+        self._utterances = list(utterances)
+
+    @classmethod
+    def read(cls, path: str | Path, root: str | Path | None = None) -> Manifest:
+        """Read a CSV with the columns ``ID,duration,wav,spk_id,sample_rate,...``.
+
+        Arguments
+        ---------
+        path : str or Path
+            The CSV.
+        root : str or Path, optional
+            Where the audio lies; default: the ``data_root`` in the
+            ``prepare.json`` beside the CSV, else the CSV's own folder.
+
+        Returns
+        -------
+        Manifest
+
+        Raises
+        ------
+        UserError
+            When the file is not there, lacks a column or repeats an ID.
+
+        Example
+        -------
+        >>> folder = getfixture("tmp_path")
+        >>> one = Utterance("a/1.wav", "a/1.wav", 2.5, "a", 16000)
+        >>> Manifest([one], folder).write(folder / "train.csv")
+        >>> Manifest.read(folder / "train.csv")[0] == one
+        True
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise UserError(f"no manifest {path}. Make it with: sb-margins prepare")
+        utterances = []
+        with path.open(encoding="utf-8", newline="") as stream:
+            rows = csv.DictReader(stream)
+            missing = [c for c in COLUMNS if c not in (rows.fieldnames or ())]
+            if missing:
+                raise UserError(
+                    f"{path} has no column {', '.join(missing)}. A manifest has "
+                    f"{','.join(COLUMNS)}: make it with: sb-margins prepare"
+                )
+            extra = [c for c in rows.fieldnames or () if c not in COLUMNS]
+            for row in rows:
+                try:
+                    utterances.append(_utterance(row, extra))
+                except (TypeError, ValueError) as error:
+                    raise UserError(f"{path}, line {rows.line_num}: {error}") from error
+        manifest = cls(utterances, _root_of(path) if root is None else root)
+        if len(manifest.by_id()) != len(manifest):
+            raise UserError(f"{path} names an ID twice; every ID must be distinct")
+        return manifest
+
+    def write(self, path: str | Path) -> None:
+        """Write the CSV in one step: readers see the old file or the new one.
+
+        Arguments
+        ---------
+        path : str or Path
+            The CSV.
+
+        Example
+        -------
+        >>> path = getfixture("tmp_path") / "empty.csv"
+        >>> Manifest([], ".").write(path)
+        >>> path.read_text()
+        'ID,duration,wav,spk_id,sample_rate\\n'
+        """
+        extra = list(dict.fromkeys(key for u in self._utterances for key in u.meta))
+        path = Path(path)
+        part = path.with_name(path.name + ".part")
+        with part.open("w", encoding="utf-8", newline="") as stream:
+            writer = csv.writer(stream, lineterminator="\n")
+            writer.writerow([*COLUMNS, *extra])
+            for u in self._utterances:
+                row: list[Any] = [u.id, round(u.duration, 6), u.wav, u.spk_id]
+                writer.writerow(
+                    [*row, u.sample_rate, *(u.meta.get(key, "") for key in extra)]
+                )
+        os.replace(part, path)
+
+    @property
+    def speakers(self) -> list[str]:
+        """The distinct speakers, sorted."""
+        return sorted({u.spk_id for u in self._utterances})
+
+    def path(self, utterance: Utterance) -> Path:
+        """Where the utterance's audio lies.
+
+        Arguments
+        ---------
+        utterance : Utterance
+
+        Returns
+        -------
+        Path
+
+        Example
+        -------
+        >>> one = Utterance("1", "a/1.wav", 2.5, "a", 16000)
+        >>> Manifest([one], "corpus").path(one).as_posix()
+        'corpus/a/1.wav'
+        """
+        return self.root / utterance.wav
+
+    def by_id(self) -> dict[str, Utterance]:
+        """The utterances by their ID.
+
+        Returns
+        -------
+        dict of str to Utterance
+
+        Example
+        -------
+        >>> one = Utterance("1", "a/1.wav", 2.5, "a", 16000)
+        >>> Manifest([one], "corpus").by_id()["1"] is one
+        True
+        """
+        return {u.id: u for u in self._utterances}
+
+    def as_dict(self) -> dict[str, dict[str, Any]]:
+        """What ``speechbrain.dataio.dataset.DynamicItemDataset`` takes.
+
+        ``wav`` is the absolute path here. Better than ``from_csv`` for odd file
+        names: that one takes a ``$`` in a path for a variable.
+
+        Returns
+        -------
+        dict of str to dict
+            ID to ``{"duration", "wav", "spk_id", "sample_rate", ...}``.
+
+        Example
+        -------
+        >>> one = Utterance("1", "a/1.wav", 2.5, "a", 16000)
+        >>> Manifest([one], "corpus").as_dict()["1"]["spk_id"]
+        'a'
+        """
+        return {
+            u.id: {
+                **u.meta,
+                "duration": u.duration,
+                "wav": str(self.path(u)),
+                "spk_id": u.spk_id,
+                "sample_rate": u.sample_rate,
+            }
+            for u in self._utterances
+        }
+
+    def __len__(self) -> int:
+        return len(self._utterances)
+
+    def __iter__(self) -> Iterator[Utterance]:
+        return iter(self._utterances)
+
+    @overload
+    def __getitem__(self, index: int) -> Utterance: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Utterance]: ...
+
+    def __getitem__(self, index: int | slice) -> Utterance | list[Utterance]:
+        return self._utterances[index]
+
+    def __repr__(self) -> str:
+        return f"Manifest({len(self)} utterances, root={str(self.root)!r})"
+
+
+def _utterance(row: dict[str, str], extra: list[str]) -> Utterance:
+    meta = {c: row[c] for c in extra if row[c]}
+    return Utterance(
+        row["ID"],
+        row["wav"],
+        float(row["duration"]),
+        row["spk_id"],
+        int(row["sample_rate"]),
+        meta,
+    )
+
+
+def _root_of(path: Path) -> Path:
+    info = path.parent / "prepare.json"
+    if info.is_file():
+        return Path(json.loads(info.read_text(encoding="utf-8"))["data_root"])
+    return path.parent

@@ -1,0 +1,1 @@
+"""Synthetic voices for the demo corpus: eSpeak NG behind made-up vocal tracts."""

@@ -1,0 +1,283 @@
+"""The maths of the margin rules: pure functions, keyword-only options.
+
+Two small decisions make a loss: what the margin does to the target's score (the
+``*_margin`` functions, ordinary autograd on B numbers) and which non-targets are kept
+(``nontargets.Keep``). :func:`total_loss` puts them together.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def additive_margin(score: Tensor, *, margin: float) -> Tensor:
+    """AM-Softmax and HAM-Softmax: ``score - margin``.
+
+    Arguments
+    ---------
+    score : torch.Tensor
+        Target scores (cosines, or negative distances), [B].
+    margin : float
+        In units of the score.
+
+    Returns
+    -------
+    torch.Tensor
+        Shape [B].
+
+    Example
+    -------
+    >>> additive_margin(torch.tensor([0.75]), margin=0.25)
+    tensor([0.5000])
+    """
+    return score - margin
+
+
+def sine(cosine: Tensor) -> Tensor:
+    """Sine of an angle in [0, pi] from its cosine, its slope finite at the ends.
+
+    Arguments
+    ---------
+    cosine : torch.Tensor
+        Any shape.
+
+    Returns
+    -------
+    torch.Tensor
+        ``sqrt(max(1 - cosine^2, eps))`` with eps of the dtype; same shape.
+
+    Example
+    -------
+    >>> sine(torch.tensor([0.6]))
+    tensor([0.8000])
+    """
+    eps = torch.finfo(cosine.dtype).eps
+    return ((1 - cosine) * (1 + cosine)).clamp_min(eps).sqrt()
+
+
+def angular_margin(
+    cosine: Tensor, *, margin: float, easy_margin: bool = False
+) -> Tensor:
+    """AAM-Softmax (ArcFace): ``cos(theta + margin)``.
+
+    Where theta + margin passes pi the curve would turn, so it goes on as the straight
+    line ``cosine - margin sin(margin)``; with ``easy_margin``, angles beyond 90 degrees
+    get no margin instead.
+
+    Arguments
+    ---------
+    cosine : torch.Tensor
+        Target cosines, [B].
+    margin : float
+        In radians.
+    easy_margin : bool
+        Default False.
+
+    Returns
+    -------
+    torch.Tensor
+        Shape [B].
+
+    Example
+    -------
+    >>> angular_margin(torch.tensor([0.0]), margin=math.pi / 6)
+    tensor([-0.5000])
+    """
+    phi = cosine * math.cos(margin) - sine(cosine) * math.sin(margin)
+    if easy_margin:
+        return torch.where(cosine > 0, phi, cosine)
+    line = cosine - margin * math.sin(margin)
+    return torch.where(cosine > -math.cos(margin), phi, line)
+
+
+def combined_margin(
+    cosine: Tensor, *, m1: int = 1, m2: float = 0.0, m3: float = 0.0
+) -> Tensor:
+    """``cos(m1 theta + m2) - m3``: SphereFace, ArcFace and CosFace in one.
+
+    For m1 = 1 it goes on past pi as :func:`angular_margin` does; for m1 > 1 as
+    SphereFace's monotone ``(-1)^k cos(m1 theta + m2) - 2k``.
+
+    Arguments
+    ---------
+    cosine : torch.Tensor
+        Target cosines, [B].
+    m1 : int
+        Multiplies the angle. Default 1.
+    m2 : float
+        Added to the angle, radians. Default 0.
+    m3 : float
+        Taken from the cosine. Default 0.
+
+    Returns
+    -------
+    torch.Tensor
+        Shape [B].
+
+    Example
+    -------
+    >>> combined_margin(torch.tensor([0.5]), m1=2, m3=0.25)
+    tensor([-0.7500])
+    """
+    if m1 == 1:
+        return angular_margin(cosine, margin=m2) - m3
+    # cos(n t) and sin(n t) / sin t by Chebyshev's recurrences: no arc cosine, so
+    # the slopes are finite at both ends
+    below, cos_n = torch.ones_like(cosine), cosine
+    under, ratio = torch.zeros_like(cosine), torch.ones_like(cosine)
+    for _ in range(m1 - 1):
+        below, cos_n = cos_n, 2 * cosine * cos_n - below
+        under, ratio = ratio, 2 * cosine * ratio - under
+    value = cos_n
+    if m2:
+        value = cos_n * math.cos(m2) - sine(cosine) * ratio * math.sin(m2)
+    angle = m1 * torch.acos(cosine.detach().clamp(-1, 1)) + m2
+    turns = torch.floor(angle / math.pi)
+    if not m2:
+        turns = turns.clamp_max(m1 - 1)  # theta = pi belongs to the last branch
+    sign = 1 - 2 * torch.remainder(turns, 2)
+    return sign * value - 2 * turns - m3
+
+
+def lift(cosine: Tensor, *, margin: float, angular: bool) -> Tensor:
+    """The inter-top-K penalty: a hard non-target made harder by a margin.
+
+    ``cos(theta - margin)`` (angular) or ``cosine + margin``.
+
+    Arguments
+    ---------
+    cosine : torch.Tensor
+        Cosines of the hardest non-targets, any shape.
+    margin : float
+        Radians, or cosine.
+    angular : bool
+        Which of the two.
+
+    Returns
+    -------
+    torch.Tensor
+        Same shape. Past theta = margin it goes on as a line of slope 1.
+
+    Example
+    -------
+    >>> lift(torch.tensor([0.0]), margin=math.pi / 6, angular=True)
+    tensor([0.5000])
+    """
+    if not angular:
+        return cosine + margin
+    phi = cosine * math.cos(margin) + sine(cosine) * math.sin(margin)
+    return torch.where(cosine < math.cos(margin), phi, 1 + cosine - math.cos(margin))
+
+
+def lift_hardest(
+    scores: Tensor, labels: Tensor, *, top_k: int, margin: float, angular: bool
+) -> Tensor:
+    """Scores with the ``top_k`` hardest non-targets of each row lifted.
+
+    Arguments
+    ---------
+    scores : torch.Tensor
+        Cosines, [B, C].
+    labels : torch.Tensor
+        int64, [B].
+    top_k : int
+        How many; all of them when there are fewer.
+    margin, angular
+        As in :func:`lift`.
+
+    Returns
+    -------
+    torch.Tensor
+        Shape [B, C].
+
+    Example
+    -------
+    >>> lift_hardest(
+    ...     torch.tensor([[0.9, 0.5, 0.1]]),
+    ...     torch.tensor([0]),
+    ...     top_k=1,
+    ...     margin=0.25,
+    ...     angular=False,
+    ... )
+    tensor([[0.9000, 0.7500, 0.1000]])
+    """
+    rivals = scores.detach().scatter(1, labels[:, None], -math.inf)
+    hardest = rivals.topk(min(top_k, scores.shape[1] - 1), dim=1).indices
+    raised = lift(scores.gather(1, hardest), margin=margin, angular=angular)
+    return scores.scatter(1, hardest, raised)
+
+
+def total_loss(
+    lse: Tensor,
+    target: Tensor,
+    satisfied: Tensor | None = None,
+    satisfied_as: str = "drop",
+) -> Tensor:
+    """The one equation: ``log(1 + sum of exp(z_j - z_t) over the kept j)``.
+
+    Arguments
+    ---------
+    lse : torch.Tensor
+        Log of the sum of exp(z_j) over the kept non-targets, [B]; -inf for none.
+    target : torch.Tensor
+        The target's logit after its margin, z_t, [B].
+    satisfied : torch.Tensor, optional
+        How many non-targets were not kept, [B].
+    satisfied_as : str
+        What each of those adds to the sum: ``"drop"`` nothing, ``"clamp"`` 1 (as if
+        z_j = z_t, without gradient), ``"zero"`` exp(-z_t) (as if z_j = 0).
+
+    Returns
+    -------
+    torch.Tensor
+        Shape [B].
+
+    Example
+    -------
+    >>> total_loss(torch.tensor([0.0]), torch.tensor([0.0]))
+    tensor([0.6931])
+    """
+    if satisfied is not None and satisfied_as == "zero":
+        lse = torch.logaddexp(lse, satisfied.log())
+    elif satisfied is not None and satisfied_as == "clamp":
+        return torch.logaddexp(lse - target, satisfied.log1p())
+    return F.softplus(lse - target, threshold=40.0)
+
+
+def reduce(losses: Tensor, reduction: str = "mean") -> Tensor:
+    """Per-sample losses to what was asked for.
+
+    Arguments
+    ---------
+    losses : torch.Tensor
+        Shape [B].
+    reduction : str
+        ``"mean"``, ``"sum"``, or ``"none"`` and ``"batch"`` (SpeechBrain's word) for
+        one number per sample.
+
+    Returns
+    -------
+    torch.Tensor
+        A scalar, or [B].
+
+    Raises
+    ------
+    ValueError
+        For any other word.
+
+    Example
+    -------
+    >>> reduce(torch.tensor([1.0, 3.0]))
+    tensor(2.)
+    """
+    if reduction == "mean":
+        return losses.mean()
+    if reduction == "sum":
+        return losses.sum()
+    if reduction in ("none", "batch"):
+        return losses
+    raise ValueError(f"reduction '{reduction}' is none of mean, sum, batch, none")

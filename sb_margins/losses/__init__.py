@@ -1,0 +1,27 @@
+"""The losses: no parameters, scores and labels in, one number out."""
+
+from sb_margins.losses.aam import AAMSoftmax
+from sb_margins.losses.am import AMSoftmax
+from sb_margins.losses.as_softmax import ASSoftmax, MultiLabelASSoftmax
+from sb_margins.losses.base import MarginLoss
+from sb_margins.losses.combined import ASoftmax, CombinedMargin
+from sb_margins.losses.hyperbolic import HAMSoftmax, HSoftmax
+from sb_margins.losses.joint import JointLoss
+from sb_margins.losses.real_am import RealAMSoftmax
+from sb_margins.losses.softmax import NormSoftmax, Softmax
+
+__all__ = [
+    "AAMSoftmax",
+    "AMSoftmax",
+    "ASSoftmax",
+    "ASoftmax",
+    "CombinedMargin",
+    "HAMSoftmax",
+    "HSoftmax",
+    "JointLoss",
+    "MarginLoss",
+    "MultiLabelASSoftmax",
+    "NormSoftmax",
+    "RealAMSoftmax",
+    "Softmax",
+]

@@ -1,0 +1,223 @@
+"""What every loss is: a margin on the target's score, and a rule for the others."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from sb_margins import functional as fn
+from sb_margins.dense import kept_lse
+from sb_margins.errors import UserError
+from sb_margins.labels import InputCheck, as_labels, as_rows
+from sb_margins.nontargets import Keep, Kept
+from sb_margins.precision import island, upcast
+
+
+class MarginLoss(nn.Module):
+    """Base of the losses: ``log(1 + sum of exp(z_j - z_t) over the kept j != y)``.
+
+    A loss says what the margin does to the target's score (:meth:`target`) and which
+    non-targets are kept (:meth:`keep`). ``scale``, ``margin`` and ``delta`` are plain
+    numbers, read at each call, so that a schedule can move them. After each call
+    ``stats`` holds detached scalars on the device of the scores; nothing waits for it.
+
+    Arguments
+    ---------
+    scale : float
+        Multiplies the scores, more than 0.
+
+    Raises
+    ------
+    ValueError
+        When the scale is not positive.
+
+    Example
+    -------
+    >>> from sb_margins.losses import AMSoftmax
+    >>> loss = AMSoftmax(margin=0.2, scale=30)
+    >>> loss(torch.tensor([[0.8, 0.3, 0.65, -0.1]]), torch.tensor([0]))
+    tensor(1.7014)
+    """
+
+    accepts: tuple[str, ...] = ("cosine",)
+    satisfied = "drop"
+    top_k = 0
+
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__()
+        if not scale > 0:
+            raise UserError(f"scale is {scale}: it must be more than 0 (30 is usual)")
+        self.scale = float(scale)
+        self.stats: dict[str, Tensor] = {}
+        self.check = InputCheck()
+
+    def target(self, score: Tensor) -> Tensor:
+        """The target's score after its margin.
+
+        Arguments
+        ---------
+        score : torch.Tensor
+            Shape [B].
+
+        Returns
+        -------
+        torch.Tensor
+            Shape [B], differentiable.
+        """
+        return score
+
+    def keep(self) -> Keep:
+        """Which non-targets count; all, unless a loss says otherwise."""
+        return Keep()
+
+    def others(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """The scores the non-targets are judged by, [B, C]; as they are, usually."""
+        return scores
+
+    def from_kept(self, kept: Kept, classes: int) -> Tensor:
+        """Per-sample losses from what an evaluator found.
+
+        Arguments
+        ---------
+        kept : Kept
+            Log-sum-exp of the kept non-targets, target scores, counts.
+        classes : int
+            C.
+
+        Returns
+        -------
+        torch.Tensor
+            Shape [B].
+        """
+        satisfied = None if kept.number is None else classes - 1 - kept.number
+        self.stats = self._measure(kept, classes)
+        target = self.target(kept.target) * self.scale
+        return fn.total_loss(kept.lse, target, satisfied, self.satisfied)
+
+    def _measure(self, kept: Kept, classes: int) -> dict[str, Tensor]:
+        with torch.no_grad():
+            stats = {
+                "target_score": kept.target.mean(),
+                "hardest_score": kept.best.mean() / self.scale,
+            }
+            if kept.number is not None:
+                done = kept.number == 0
+                stats["zero_loss"] = done.to(kept.target.dtype).mean()
+                stats["kept"] = kept.number.mean() / (classes - 1)
+            elif hasattr(self, "delta"):  # delta = 1: nothing is ever dropped
+                none = torch.zeros_like(stats["target_score"])
+                stats |= {"zero_loss": none, "kept": none + 1}
+        return stats
+
+    def forward(
+        self,
+        outputs: Tensor,
+        targets: Tensor,
+        length: Tensor | None = None,
+        reduction: str = "mean",
+    ) -> Tensor:
+        """The loss of a batch of scores; a drop-in for ``LogSoftmaxWrapper``.
+
+        Arguments
+        ---------
+        outputs : torch.Tensor
+            A classifier's scores, [B, 1, C] or [B, C], any floating dtype.
+        targets : torch.Tensor
+            Class numbers, [B, 1] or [B], any dtype.
+        length : torch.Tensor, optional
+            Relative lengths; a whole utterance has one label, so they do not matter.
+        reduction : str
+            ``"mean"`` (default), ``"sum"``, or ``"none"`` / ``"batch"`` for [B].
+
+        Returns
+        -------
+        torch.Tensor
+            float32 (float64 for float64 scores), a scalar or [B].
+
+        Raises
+        ------
+        ValueError
+            For labels out of range, an empty batch, scores that are not finite.
+        """
+        scores = upcast(as_rows(outputs, "scores"))
+        labels = as_labels(targets, len(scores))
+        labels = self.check.labels(labels, _classes(scores))
+        with island(scores.device):
+            kept = self.dense(scores, labels)
+            self.check.values(kept.lse.clamp_min(0) + kept.target)
+            losses = self.from_kept(kept, scores.shape[1])
+            return fn.reduce(losses, reduction)
+
+    def dense(self, scores: Tensor, labels: Tensor) -> Kept:
+        """The dense evaluator on this loss's decisions.
+
+        Arguments
+        ---------
+        scores : torch.Tensor
+            float32 or float64, [B, C].
+        labels : torch.Tensor
+            int64 [B], in range.
+
+        Returns
+        -------
+        Kept
+        """
+        return kept_lse(
+            self.others(scores, labels),
+            labels,
+            scale=self.scale,
+            keep=self.keep(),
+            margin=self.target,
+        )
+
+    def extra_repr(self) -> str:
+        """The settings, for print."""
+        names = ("margin", "scale", "delta", "satisfied", "top_k")
+        own = {n: getattr(self, n, None) for n in names}
+        if not hasattr(self, "margin") or self.satisfied == "drop":
+            own.pop("satisfied")
+        return ", ".join(f"{n}={v}" for n, v in own.items() if v not in (None, 0))
+
+
+def _classes(scores: Tensor) -> int:
+    if scores.shape[1] < 2:
+        raise UserError(
+            "scores of fewer than 2 classes: there is nothing to tell apart"
+        )
+    return scores.shape[1]
+
+
+class HardestMixin(MarginLoss):
+    """The inter-top-K penalty (Zhao et al. 2022), for margins on cosines.
+
+    The ``top_k`` non-targets nearest to each embedding are made harder by
+    ``top_margin``: ``cos(theta - top_margin)`` for angular margins, ``+ top_margin``
+    for additive ones.
+
+    Example
+    -------
+    >>> from sb_margins.losses import AMSoftmax
+    >>> hard = AMSoftmax(margin=0.2, scale=30, top_k=1, top_margin=0.06)
+    >>> hard(torch.tensor([[0.8, 0.3, 0.65, -0.1]]), torch.tensor([0]))
+    tensor(3.3362)
+    """
+
+    angular = False
+
+    def __init__(self, scale: float, top_k: int, top_margin: float) -> None:
+        super().__init__(scale)
+        if top_k < 0:
+            raise UserError(f"top_k is {top_k}: it must be 0 (off) or more")
+        self.top_k, self.top_margin = int(top_k), float(top_margin)
+
+    def others(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """Scores with the hardest non-targets lifted, [B, C]."""
+        if not self.top_k:
+            return scores
+        return fn.lift_hardest(
+            scores,
+            labels,
+            top_k=self.top_k,
+            margin=self.top_margin,
+            angular=self.angular,
+        )

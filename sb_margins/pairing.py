@@ -1,0 +1,74 @@
+"""Which loss makes sense on which classifier; refused by name when it does not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sb_margins.errors import UserError
+
+NAMES = {
+    "linear": "linear logits (LinearClassifier)",
+    "cosine": "cosines (CosineClassifier)",
+    "poincare": "Poincaré distances (PoincareClassifier)",
+    "joint": "several geometries (JointClassifier)",
+}
+
+
+def check_pair(classifier: Any, loss: Any) -> None:
+    """Refuse a loss on a classifier it makes no sense with.
+
+    Arguments
+    ---------
+    classifier : Classifier or JointClassifier
+        One of ``sb_margins.classifiers``.
+    loss : MarginLoss or JointLoss
+        One of ``sb_margins.losses``.
+
+    Raises
+    ------
+    ValueError
+        Naming both, and what the loss is for.
+
+    Example
+    -------
+    >>> from sb_margins.classifiers import CosineClassifier
+    >>> from sb_margins.losses import HAMSoftmax
+    >>> check_pair(CosineClassifier(4, 2), HAMSoftmax())
+    Traceback (most recent call last):
+    ...
+    sb_margins.errors.UserError: HAMSoftmax on CosineClassifier makes no sense: ...
+    """
+    geometry = getattr(classifier, "geometry", None)
+    accepts = getattr(loss, "accepts", None)
+    pair = f"{type(loss).__name__} on {type(classifier).__name__}"
+    if geometry is None or accepts is None:
+        raise UserError(
+            f"{pair}: a Head wants a classifier of sb_margins.classifiers and a loss "
+            "of sb_margins.losses"
+        )
+    if getattr(loss, "multi_label", False):
+        raise UserError(
+            f"{pair}: a Head takes one class per sample; use {type(loss).__name__} "
+            "with the classifier's scores and 0/1 targets"
+        )
+    if geometry == "joint" and "joint" in accepts:
+        parts, losses = list(classifier.classifiers), list(loss.losses)
+        if len(parts) != len(losses):
+            raise UserError(
+                f"{pair}: {len(parts)} classifiers for {len(losses)} losses"
+            )
+        for part, one in zip(parts, losses, strict=True):
+            check_pair(part, one)
+        return
+    if geometry in accepts:
+        return
+    wanted = " or ".join(NAMES.get(a, a) for a in accepts)
+    given = NAMES.get(geometry, geometry).split(" (")[0]
+    hint = ""
+    if "poincare" in accepts or geometry == "poincare":
+        hint = " (the additive margin is AMSoftmax on cosines, HAMSoftmax on distances)"
+    if getattr(loss, "satisfied", "") == "zero" and geometry == "poincare":
+        hint = " (with satisfied='drop' or 'clamp' it also accepts distances)"
+    raise UserError(
+        f"{pair} makes no sense: it is made for {wanted}, not for {given}{hint}"
+    )

@@ -1,0 +1,270 @@
+"""Scores of a batch against a range of classes, and their gradients by hand.
+
+A tile is [B, n]: one matrix product ``left @ right.T`` and a few passes in place. For
+backward a tile of gradients towards that product gives, again by products, those of
+``left`` (the embeddings' side) and ``right`` (the classes' side).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sb_margins.poincare import clip, clip_radius, distance
+from sb_margins.precision import SMALL_NORM, normalize, safe_norm, tangent
+
+RESOLVED = 16  # times eps: what a product resolves in cosh(d) - 1
+
+
+class LinearTiles:
+    """``x . w_j + b_j``.
+
+    Arguments
+    ---------
+    state : sequence of torch.Tensor
+        From :meth:`prepare`; what backward needs again.
+    scale : float
+        Multiplies the scores.
+
+    Example
+    -------
+    >>> x, weight = torch.ones(1, 2), torch.eye(2)
+    >>> tiles = LinearTiles(LinearTiles.prepare(x, weight, None), 3.0)
+    >>> tiles.logits_(0, 2, torch.empty(1, 2), None)
+    tensor([[3., 3.]])
+    """
+
+    sign = 1.0  # of d(logit) / d(product)
+    spare = False  # whether logits_ leaves something in a second tile
+    exact = False  # whether TF32 would spoil the product
+    direct = True  # whether right is the weight itself
+    reach: float | None = None  # largest |score|, where there is one
+
+    def __init__(self, state: Any, scale: float, **_: Any) -> None:
+        self.left, self.weight, *rest = state
+        self.bias = rest[0] if rest else None
+        self.scale = scale
+
+    @staticmethod
+    def prepare(x: Tensor, weight: Tensor, bias: Tensor | None, **_: Any) -> tuple:
+        """The tensors of one evaluation: [B, K] for the left side, the weight, ..."""
+        return (x, weight) if bias is None else (x, weight, bias)
+
+    @staticmethod
+    def pair(x: Tensor, rows: Tensor, bias: Tensor | None, **_: Any) -> Tensor:
+        """Scores of matched rows, differentiable, [B]."""
+        score = (x * rows).sum(-1)
+        return score if bias is None else score + bias
+
+    def logits_(self, low: int, high: int, z: Tensor, spare: Tensor | None) -> Tensor:
+        """Write the scaled scores of the classes low..high into z [B, n]."""
+        torch.mm(self.left, self.right(low, high).t(), out=z)
+        if self.bias is not None:
+            z.add_(self.bias[low:high])
+        return z.mul_(self.scale) if self.scale != 1 else z
+
+    def right(self, low: int, high: int) -> Tensor:
+        """The classes' side of the product, [n, K]."""
+        return self.weight[low:high]
+
+    def chain(self, e: Tensor, low: int, high: int, spare: Any, out: Tensor) -> Tensor:
+        """Gradient towards the scores to that towards the product (no sign)."""
+        return e
+
+    def weight_grad_(self, low: int, high: int, grad: Tensor, out: Tensor) -> None:
+        """Gradient of right [n, K] to that of the weight [n, D]."""
+        out.copy_(grad)
+
+    def left_grad(self, grad: Tensor) -> Tensor:
+        """Gradient of left [B, K] to that of the embeddings [B, D]."""
+        return grad
+
+
+class CosineTiles(LinearTiles):
+    """``x . w_j / (|x| |w_j|)``; 1/|w_j| multiplies the tile, not the weight.
+
+    Example
+    -------
+    >>> x, weight = torch.tensor([[3.0, 4.0]]), 2 * torch.eye(2)
+    >>> tiles = CosineTiles(CosineTiles.prepare(x, weight, None), 1.0)
+    >>> tiles.logits_(0, 2, torch.empty(1, 2), None)
+    tensor([[0.6000, 0.8000]])
+    """
+
+    reach = 1.0
+    direct = False
+
+    def __init__(
+        self, state: Any, scale: float, *, fresh: bool = True, **_: Any
+    ) -> None:
+        self.left, self.weight, self.norm, self.inverse = state
+        self.scale, self.fresh = scale, fresh
+        self._spare: Tensor | None = None
+        self._scaled = self.left * scale
+
+    @staticmethod
+    def prepare(x: Tensor, weight: Tensor, bias: Any, **_: Any) -> tuple:
+        """Unit embeddings, the weight, the norms of x, room for those of w.
+
+        The norms of w are taken tile by tile, just before the tile's product: one
+        trip of the weight from memory less.
+        """
+        norm = safe_norm(x).clamp_min_(SMALL_NORM).unsqueeze(1)
+        return x / norm, weight, norm, weight.new_empty(len(weight))
+
+    @staticmethod
+    def pair(x: Tensor, rows: Tensor, bias: Any, **_: Any) -> Tensor:
+        """Cosines of matched rows, differentiable, [B]."""
+        return (normalize(x) * normalize(rows)).sum(-1)
+
+    def logits_(self, low: int, high: int, z: Tensor, spare: Any) -> Tensor:
+        """Write the scaled cosines of the classes low..high into z [B, n]."""
+        w, inverse = self.weight[low:high], self.inverse[low:high]
+        if self.fresh:
+            torch.clamp_min(safe_norm(w), SMALL_NORM, out=inverse).reciprocal_()
+        torch.mm(self._scaled, w.t(), out=z)
+        return z.mul_(inverse)
+
+    def chain(self, e: Tensor, low: int, high: int, spare: Any, out: Tensor) -> Tensor:
+        """Gradient towards the cosines to that towards ``x^ . w``."""
+        return torch.mul(e, self.inverse[low:high], out=out)
+
+    def weight_grad_(self, low: int, high: int, grad: Tensor, out: Tensor) -> None:
+        """Leave the part across w."""
+        w, inverse = self.weight[low:high], self.inverse[low:high]
+        if self._spare is None or len(self._spare) < len(w):
+            self._spare = torch.empty_like(grad)
+        along = torch.mul(w, grad, out=self._spare[: len(w)]).sum(1).mul_(inverse)
+        along.masked_fill_(inverse >= 1 / SMALL_NORM, 0.0).mul_(inverse)
+        torch.addcmul(grad, w, along.unsqueeze(1), value=-1, out=out)
+
+    def left_grad(self, grad: Tensor) -> Tensor:
+        """Leave the part across x, over its norm."""
+        return tangent(grad, self.left, self.norm)
+
+
+class UnitBallTiles(LinearTiles):
+    """Negative Poincaré distances in the unit metric.
+
+    The product is cosh d itself: with g = 1 / (1 - |.|^2) and h = g |.|^2,
+
+        cosh d = 1 + 2 g_x g_w |x - w|^2
+               = -4 (g_x x) . (g_w w) + 2 (g_x + h_x) h_w + (1 + 2 h_x)
+
+    and d = log(u + R), R = sqrt(u^2 - 1), dd/du = 1/R.
+
+    Example
+    -------
+    >>> x, weight = torch.tensor([[0.1, 0.2]]), torch.tensor([[-0.3, 0.05]])
+    >>> state = UnitBallTiles.prepare(x, weight, None, curvature=2.0)
+    >>> tiles = UnitBallTiles(state, 1.0, curvature=2.0)
+    >>> tiles.logits_(0, 1, torch.empty(1, 1), torch.empty(1, 1))
+    tensor([[-0.8905]])
+    """
+
+    sign = -1.0
+    spare = True
+    exact = True
+    direct = False
+
+    def __init__(
+        self, state: Any, scale: float, *, curvature: float, fresh: bool = True
+    ) -> None:
+        self.left, self.weight, self.unit, self.norm, self.norm_w = state
+        self.radius = clip_radius(curvature)
+        self.scale, self.fresh = scale, fresh
+        self._buffer: Tensor | None = None
+
+    @property
+    def reach(self) -> float:  # type: ignore[override]
+        """The largest distance there is between clipped points."""
+        r = torch.tensor(self.radius, dtype=torch.float64)
+        return float(4 * torch.atanh(r))
+
+    @staticmethod
+    def _factors(norm: Tensor, radius: float) -> tuple[Tensor, Tensor]:
+        """alpha with g x' = alpha x, and h."""
+        square = norm.clamp_max(radius).square()
+        g = 1 / (1 - square)
+        return g * radius / norm.clamp_min(radius), g * square
+
+    @staticmethod
+    def prepare(  # type: ignore[override]
+        x: Tensor, weight: Tensor, bias: Any, *, curvature: float
+    ) -> tuple:
+        """The left side, the weight, and per-row numbers of both."""
+        radius = clip_radius(curvature)
+        norm = safe_norm(x).unsqueeze(1)
+        alpha, h = UnitBallTiles._factors(norm, radius)
+        unit = x / norm.clamp_min(torch.finfo(x.dtype).tiny)
+        left = torch.cat([-4 * alpha * x, 2 + 4 * h, 1 + 2 * h], 1)
+        return left, weight, unit, norm, weight.new_empty(len(weight))
+
+    @staticmethod
+    def pair(  # type: ignore[override]
+        x: Tensor, rows: Tensor, bias: Any, *, curvature: float
+    ) -> Tensor:
+        """Negative distances of matched rows, exact for close ones too, [B]."""
+        radius = clip_radius(curvature)
+        return -distance(clip(x, radius=radius), clip(rows, radius=radius))
+
+    def _room(self, n: int) -> Tensor:
+        if self._buffer is None or len(self._buffer) < n:
+            self._buffer = self.weight.new_empty(n, self.weight.shape[1] + 2)
+        return self._buffer[:n]
+
+    def right(self, low: int, high: int) -> Tensor:
+        """[n, D + 2]: alpha w, h, 1."""
+        n, size = high - low, self.weight.shape[1]
+        right = self._room(n)
+        w, norm = self.weight[low:high], self.norm_w[low:high]
+        if self.fresh:
+            norm.copy_(safe_norm(w))
+        alpha, h = self._factors(norm, self.radius)
+        torch.mul(w, alpha.unsqueeze(1), out=right[:, :size])
+        right[:, size] = h
+        right[:, size + 1] = 1
+        return right
+
+    def logits_(self, low: int, high: int, z: Tensor, spare: Any) -> Tensor:
+        """Write -scale d into z, and R into spare, both [B, n]."""
+        torch.mm(self.left, self.right(low, high).t(), out=z)
+        z.clamp_(min=1 + RESOLVED * torch.finfo(z.dtype).eps)
+        torch.addcmul(z.new_tensor(-1.0), z, z, out=spare).sqrt_()
+        return z.add_(spare).log_().mul_(-self.scale)
+
+    def chain(self, e: Tensor, low: int, high: int, spare: Any, out: Tensor) -> Tensor:
+        """Gradient towards -d to that towards cosh d, without its sign."""
+        return torch.div(e, spare, out=out)
+
+    def weight_grad_(self, low: int, high: int, grad: Tensor, out: Tensor) -> None:
+        """Through the clipping and g, h of each class."""
+        w, size = self.weight[low:high], self.weight.shape[1]
+        alpha, h = self._factors(self.norm_w[low:high], self.radius)
+        dv, dh = grad[:, :size], grad[:, size]
+        # the tile's right side has been used: its place is free
+        spare = self._room(high - low)[:, :size]
+        along = torch.mul(w, dv, out=spare).sum(1)
+        g, norm = 1 + h, self.norm_w[low:high]
+        far = norm.clamp_min(self.radius)
+        beta = torch.where(
+            norm > self.radius,
+            -alpha * (along / far) / far,
+            2 * g * g * (along + dh),
+        )
+        torch.mul(dv, alpha.unsqueeze(1), out=out)
+        out.addcmul_(w, beta.unsqueeze(1))
+
+    def left_grad(self, grad: Tensor) -> Tensor:
+        """Through the clipping and g, h of each embedding."""
+        size = self.weight.shape[1]
+        dv = -4 * grad[:, :size]
+        dh = (4 * grad[:, size] + 2 * grad[:, size + 1]).unsqueeze(1)
+        alpha, h = self._factors(self.norm, self.radius)
+        g = 1 + h
+        along = (self.unit * dv).sum(1, keepdim=True)
+        inside = g * dv + 2 * g * g * self.norm * (self.norm * along + dh) * self.unit
+        outside = alpha * (dv - along * self.unit)
+        return torch.where(self.norm > self.radius, outside, inside)

@@ -1,0 +1,73 @@
+"""After a training: its figures on every trial list, and the exported model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sb_margins.inference.results import export_results
+from sb_margins.reporting.det import plot_det
+from sb_margins.reporting.histogram import plot_histogram
+from sb_margins.training.run import Trained
+from sb_margins.verification.bootstrap import speakers_of
+from sb_margins.verification.extraction import extract
+from sb_margins.verification.report import (
+    figures,
+    marked_thresholds,
+    print_table,
+    write_json,
+)
+from sb_margins.verification.scoring import score_trials
+from sb_margins.verification.trials import read_trials, write_scores
+from sb_margins.versions import versions
+
+
+def finish(trained: Trained) -> Path:
+    """Evaluate every list, write figures and pictures, export the model.
+
+    Arguments
+    ---------
+    trained : Trained
+        From ``train``.
+
+    Returns
+    -------
+    Path
+        The model folder, ``<output_folder>/model``.
+    """
+    folder, prepared = trained.folder, trained.prepared
+    lists: dict[str, Any] = {}
+    curves: dict[str, Any] = {}
+    for split in prepared.splits[1:]:
+        if not prepared.has_trials(split):
+            continue
+        manifest, trials = prepared.manifest(split), read_trials(prepared.trials(split))
+        found = extract(trained.encoder, manifest, device=trained.device)
+        scores = score_trials(found, trials, similarity=trained.similarity)
+        labels = trials.labels
+        assert labels is not None
+        speakers = {u.id: u.spk_id for u in manifest}
+        write_scores(folder / f"scores_{split}.txt", trials, scores)
+        lists[split] = figures(scores, labels, speakers=speakers_of(trials, speakers))
+        curves[split] = (scores, labels)
+        plot_histogram(
+            scores,
+            labels,
+            folder / f"histogram_{split}.png",
+            thresholds=marked_thresholds(scores, labels, [0.01]),
+            title=f"{split}: {folder.name}",
+        )
+    if not lists:
+        return export_results(folder, folder / "model")
+    plot_det(curves, folder / "det.png", title=folder.name)
+    write_json(folder / "metrics.json", {"lists": lists, "versions": versions()})
+    print_table(lists)
+    words = f"the dev trials of {_corpus(trained)}"
+    dev = (*curves["dev"], words) if "dev" in curves else None
+    return export_results(folder, folder / "model", dev=dev, metrics=lists)
+
+
+def _corpus(trained: Trained) -> str:
+    if trained.prepared.info["corpus"] == "demo":
+        return "the synthetic demo corpus"
+    return trained.prepared.data_root.resolve().name

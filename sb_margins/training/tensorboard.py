@@ -1,0 +1,57 @@
+"""Epoch figures for TensorBoard."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from speechbrain.utils.distributed import if_main_process
+
+
+class TensorboardLogger:
+    """Writes each epoch's figures, with the epoch as the step.
+
+    SpeechBrain's own counts calls, so a resumed training begins at 0 again.
+
+    Arguments
+    ---------
+    save_dir : str or Path
+        Where the event files go: ``tensorboard --logdir`` of it.
+    enabled : bool
+        False does nothing, and needs no tensorboard.
+
+    Example
+    -------
+    >>> log = TensorboardLogger(getfixture("tmp_path"), enabled=False)
+    >>> log.log_stats({"epoch": 1, "margin": 0.1}, train_stats={"loss": 2.0})
+    """
+
+    def __init__(self, save_dir: str | Path, enabled: bool = True):
+        self.save_dir = Path(save_dir)
+        self.enabled = enabled
+        self.writer: Any = None
+
+    def log_stats(
+        self,
+        stats_meta: Mapping[str, Any],
+        train_stats: Mapping[str, float] | None = None,
+        valid_stats: Mapping[str, float] | None = None,
+        test_stats: Mapping[str, float] | None = None,
+    ) -> None:
+        """Write the figures of one epoch (on the main process)."""
+        if not self.enabled or not if_main_process():
+            return
+        epoch = int(stats_meta["epoch"])
+        if self.writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            # What a killed run wrote of this epoch and after is taken back.
+            self.writer = SummaryWriter(str(self.save_dir), purge_step=epoch)
+        settings = {k: v for k, v in stats_meta.items() if k != "epoch"}
+        groups = {"settings": settings, "train": train_stats, "valid": valid_stats}
+        groups["test"] = test_stats
+        for group, figures in groups.items():
+            for name, value in (figures or {}).items():
+                self.writer.add_scalar(f"{group}/{name}", value, epoch)
+        self.writer.flush()

@@ -1,0 +1,215 @@
+"""z-, t-, s- and AS-norm: how unusual a score is against a cohort of impostors.
+
+    z:   (s - mean_e) / std_e        statistics of the enrolled side's cohort scores
+    t:   (s - mean_t) / std_t        of the test side's
+    s:   (z + t) / 2
+    as:  s with the statistics of the top k cohort scores of each side
+
+Statistics depend on one utterance, not on a trial: they are computed once for each, by
+one product with the cohort (Matejka et al., Interspeech 2017; SpeechBrain's recipe
+computes them per trial).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from sb_margins.errors import UserError, nearest
+from sb_margins.verification.embeddings import Embeddings
+from sb_margins.verification.scoring import Indexed
+
+METHODS = ("z", "t", "s", "as")
+# Cohort scores computed at once: 24 MiB with a cohort of 6,000.
+CELLS = 6_000_000
+
+
+def speaker_means(
+    embeddings: Embeddings, speakers: Mapping[str, str], *, unit: bool = True
+) -> np.ndarray:
+    """One row per speaker, for a cohort that no speaker dominates.
+
+    Arguments
+    ---------
+    embeddings : Embeddings
+    speakers : mapping of str to str
+        The speaker of each utterance.
+    unit : bool
+        Average embeddings of unit length (for the cosine) or as they are.
+
+    Returns
+    -------
+    numpy.ndarray
+        [S, D] float32, speakers in sorted order.
+
+    Example
+    -------
+    >>> embeddings = Embeddings(["a", "b"], np.eye(2, dtype=np.float32))
+    >>> speaker_means(embeddings, {"a": "s", "b": "s"}).tolist()
+    [[0.5, 0.5]]
+    """
+    unknown = [name for name in embeddings.ids if name not in speakers]
+    if unknown:
+        raise UserError(f"no speaker is known for {len(unknown)} of the cohort")
+    matrix = embeddings.matrix
+    if unit:
+        norms = np.linalg.norm(matrix, axis=1, keepdims=True)
+        matrix = matrix / np.maximum(norms, 1e-12)
+    told = np.array([speakers[name] for name in embeddings.ids])
+    names, group = np.unique(told, return_inverse=True)
+    sums = np.zeros((len(names), matrix.shape[1]), np.float64)
+    np.add.at(sums, group, matrix)
+    return (sums / np.bincount(group)[:, None]).astype(np.float32)
+
+
+class Normaliser:
+    """Score normalisation against one cohort.
+
+    Statistics are remembered by utterance name, so that several lists share them: use
+    one normaliser for one model and one similarity.
+
+    Arguments
+    ---------
+    method : str
+        ``"z"``, ``"t"``, ``"s"`` or ``"as"``.
+    cohort : numpy.ndarray
+        [C, D] embeddings of impostors: utterances or ``speaker_means``.
+    top_k : int
+        How many of the highest cohort scores count, for ``"as"``; more than there
+        are means all, with a warning.
+
+    Example
+    -------
+    >>> cohort = np.random.default_rng(0).standard_normal((50, 4)).astype(np.float32)
+    >>> Normaliser("as", cohort, top_k=10).name
+    'as-norm (top 10 of 50)'
+    """
+
+    def __init__(self, method: str, cohort: Any, top_k: int = 400) -> None:
+        if method not in METHODS:
+            raise UserError(
+                f"no score normalisation '{method}'.{nearest(method, METHODS)} "
+                f"There are: {', '.join(METHODS)}"
+            )
+        self.cohort = np.ascontiguousarray(cohort, np.float32)
+        if self.cohort.ndim != 2 or len(self.cohort) < 2:
+            raise UserError(
+                "a cohort needs at least two embeddings [C, D], not shape "
+                f"{list(self.cohort.shape)}"
+            )
+        if not np.isfinite(self.cohort).all():
+            raise UserError("some embeddings of the cohort are NaN or infinite")
+        size = len(self.cohort)
+        if method == "as" and top_k < 2:
+            raise UserError(f"top_k must be at least 2, not {top_k}")
+        if method == "as" and top_k > size:
+            warnings.warn(
+                f"top_k={top_k}, but the cohort has {size}: all of it is used",
+                stacklevel=2,
+            )
+        self.method = method
+        self.top_k = min(top_k, size) if method == "as" else size
+        self._known: dict[str, tuple[float, float]] = {}
+
+    @property
+    def name(self) -> str:
+        """What was done, for a table."""
+        size = len(self.cohort)
+        top = f"top {self.top_k} of {size}" if self.method == "as" else f"cohort {size}"
+        return f"{self.method}-norm ({top})"
+
+    def apply(
+        self,
+        index: Indexed,
+        scores: np.ndarray,
+        scorer: Any,
+        *,
+        mean: np.ndarray | None = None,
+        device: str | torch.device = "cpu",
+    ) -> np.ndarray:
+        """Normalise the scores of trials (``score_trials`` calls this).
+
+        Arguments
+        ---------
+        index : scoring.Indexed
+        scores : numpy.ndarray
+            [N].
+        scorer : object
+            The similarity, as ``scoring.resolve`` gives it.
+        mean : numpy.ndarray, optional
+            [D], already subtracted from ``index.matrix``.
+        device : str or torch.device
+
+        Returns
+        -------
+        numpy.ndarray
+            [N] float32.
+        """
+        sides = {"z": [index.enrol], "t": [index.test]}.get(
+            self.method, [index.enrol, index.test]
+        )
+        rows = np.unique(np.concatenate(sides))
+        self._learn(index, rows, scorer, mean, device)
+        stats = np.full((len(index.names), 2), np.nan, np.float32)
+        stats[rows] = [self._known[index.names[r]] for r in rows]
+        total = np.zeros(len(scores), np.float32)
+        for side in sides:
+            total += (scores - stats[side, 0]) / stats[side, 1]
+        return total / len(sides)
+
+    def cohort_means(self, names: list[str]) -> np.ndarray:
+        """Mean (top-k) cohort score [len(names)] of utterances already normalised."""
+        return np.array([self._known[name][0] for name in names], np.float32)
+
+    def _learn(
+        self,
+        index: Indexed,
+        rows: np.ndarray,
+        scorer: Any,
+        mean: np.ndarray | None,
+        device: str | torch.device,
+    ) -> None:
+        new = [r for r in rows if index.names[r] not in self._known]
+        if not new:
+            return
+        cohort = self.cohort if mean is None else self.cohort - mean
+        if cohort.shape[1] != index.matrix.shape[1]:
+            raise UserError(
+                f"the cohort has {cohort.shape[1]} dimensions, the embeddings "
+                f"{index.matrix.shape[1]}: make both with the same model"
+            )
+        height = max(1, CELLS // len(cohort))
+        with torch.inference_mode():
+            others = scorer.prepare(torch.from_numpy(cohort).to(device))
+            for start in range(0, len(new), height):
+                at = new[start : start + height]
+                ones = scorer.prepare(torch.from_numpy(index.matrix[at]).to(device))
+                found = self._statistics(scorer.prepared_matrix(ones, others).float())
+                flat = np.flatnonzero(found[1] < 1e-7)
+                if flat.size:
+                    raise UserError(
+                        "all cohort scores are alike for "
+                        f"{index.names[at[flat[0]]]}: the cohort or the model is broken"
+                    )
+                names = [index.names[r] for r in at]
+                pairs = zip(*(f.tolist() for f in found), strict=True)
+                self._known.update(zip(names, pairs, strict=True))
+
+    def _statistics(self, scores: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and (unbiased) standard deviation of the top k of each row."""
+        if scores.device.type != "cpu":
+            if self.top_k < scores.shape[1]:
+                scores = scores.topk(self.top_k, dim=1, sorted=False).values
+            std, mean = torch.std_mean(scores, dim=1)
+            return mean.cpu().numpy(), std.cpu().numpy()
+        top = scores.numpy()
+        if self.top_k < top.shape[1]:
+            # numpy's vectorised selection: eight times torch.topk on a CPU.
+            edge = top.shape[1] - self.top_k
+            top = np.partition(top, edge, axis=1)[:, edge:]
+        std, mean = torch.std_mean(torch.from_numpy(top), dim=1)
+        return mean.numpy(), std.numpy()

@@ -1,0 +1,299 @@
+"""Operating points: what a verifier's scores make of its trials, counted once.
+
+A trial is accepted when its score is *above* the threshold, as SpeechBrain does.
+Misses and false alarms are step functions of the threshold that change only at
+scores, so one sort and two running sums hold everything that EER, minDCF, DET
+curves and thresholds need. Counts are integers: ties are exact and the order of the
+input does not matter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from sb_margins.errors import UserError
+
+EER_METHODS = ("mean", "rocch", "speechbrain")
+
+
+def split_scores(scores: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of target and of non-target trials, checked.
+
+    Arguments
+    ---------
+    scores : array-like or torch.Tensor
+        [N] real scores, larger for the same speaker.
+    labels : array-like or torch.Tensor
+        [N], 1 or True for target trials, 0 or False for non-target ones.
+
+    Returns
+    -------
+    tuple of numpy.ndarray
+        Target scores [P] and non-target scores [Q]; float32 stays float32, all else
+        becomes float64.
+
+    Raises
+    ------
+    UserError
+        When scores are NaN or infinite, labels are not 0 and 1, shapes differ, or
+        targets or non-targets are missing.
+
+    Example
+    -------
+    >>> target, nontarget = split_scores([0.9, 0.1, 0.4], [1, 0, 1])
+    >>> target.tolist(), nontarget.tolist()
+    ([0.9, 0.4], [0.1])
+    """
+    score, label = as_scores(scores), as_array(labels).reshape(-1)
+    if score.size != label.size:
+        raise UserError(f"{score.size} scores but {label.size} labels: give one each")
+    if label.dtype != bool:
+        if not np.isin(label, (0, 1)).all():
+            odd = np.unique(label[~np.isin(label, (0, 1))])[:3].tolist()
+            raise UserError(f"labels must be 1 (target) or 0 (non-target), found {odd}")
+        label = label.astype(bool)
+    target, nontarget = score[label], score[~label]
+    if not target.size or not nontarget.size:
+        raise UserError(
+            f"metrics need target and non-target trials; there are {target.size} "
+            f"target and {nontarget.size} non-target trials. Check the labels: "
+            "1 = same speaker"
+        )
+    return target, nontarget
+
+
+def as_array(values: Any) -> np.ndarray:
+    """A numpy array of what may be a tensor (bf16 and half become float32).
+
+    Example
+    -------
+    >>> import torch
+    >>> as_array(torch.ones(2, dtype=torch.bfloat16)).dtype
+    dtype('float32')
+    """
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        if values.is_floating_point() and values.element_size() < 4:
+            values = values.float()
+        values = values.numpy()
+    return np.asarray(values)
+
+
+def as_scores(scores: Any) -> np.ndarray:
+    """[N] finite floats, or an error that says how many are not and which.
+
+    Example
+    -------
+    >>> as_scores([1, 2])
+    array([1., 2.])
+    >>> as_scores([0.5, float("nan")])
+    Traceback (most recent call last):
+    ...
+    sb_margins.errors.UserError: 1 of 2 scores are NaN or infinite (at index 1, ...
+    """
+    score = as_array(scores).reshape(-1)
+    if score.dtype != np.float32:
+        score = score.astype(np.float64)
+    bad = np.flatnonzero(~np.isfinite(score))
+    if bad.size:
+        where = ", ".join(map(str, bad[:5])) + (", ..." if bad.size > 5 else "")
+        raise UserError(
+            f"{bad.size} of {score.size} scores are NaN or infinite (at index {where}, "
+            "from 0). A broken model or silent audio makes them: find the cause, do "
+            "not drop them"
+        )
+    return score
+
+
+@dataclass(frozen=True)
+class OperatingPoints:
+    """Counts of errors at every threshold that makes a difference.
+
+    Arguments
+    ---------
+    thresholds : numpy.ndarray
+        [K + 1] ascending: ``-inf`` (accept all), then the K distinct scores.
+    misses : numpy.ndarray
+        [K + 1] target trials with a score at or below the threshold.
+    false_alarms : numpy.ndarray
+        [K + 1] non-target trials with a score above it.
+    targets, nontargets : int or float
+        How many trials (sums of weights in a bootstrap).
+
+    Example
+    -------
+    >>> points = OperatingPoints.of([0.9, 0.4, 0.5, 0.1], [1, 1, 0, 0])
+    >>> points.misses.tolist(), points.false_alarms.tolist()
+    ([0, 0, 1, 1, 2], [2, 1, 1, 0, 0])
+    >>> points.eer(), points.min_dcf(p_target=0.5)
+    (0.5, 0.5)
+    """
+
+    thresholds: np.ndarray
+    misses: np.ndarray
+    false_alarms: np.ndarray
+    targets: Any
+    nontargets: Any
+
+    @classmethod
+    def of(cls, scores: Any, labels: Any) -> OperatingPoints:
+        """Sort the scores and count, O(N log N).
+
+        Arguments
+        ---------
+        scores, labels : array-like or torch.Tensor
+            As for ``split_scores``.
+
+        Returns
+        -------
+        OperatingPoints
+        """
+        target, nontarget = split_scores(scores, labels)
+        target.sort()
+        nontarget.sort()
+        # The stable sort finds the two sorted runs and merges them in linear time.
+        score = np.concatenate([target, nontarget])
+        order = np.argsort(score, kind="stable")
+        is_target = order < target.size
+        score = score[order]
+        del order
+        last = np.flatnonzero(np.append(score[1:] != score[:-1], True))
+        small = np.int32 if score.size < 2**31 else np.int64
+        misses = np.cumsum(is_target, dtype=small)[last]
+        false_alarms = (nontarget.size - 1 - last + misses).astype(small)
+        return cls(
+            np.concatenate([[-np.inf], score[last]]).astype(score.dtype),
+            np.concatenate([[0], misses]).astype(small),
+            np.concatenate([[nontarget.size], false_alarms]).astype(small),
+            int(target.size),
+            int(nontarget.size),
+        )
+
+    # -- EER --------------------------------------------------------------------
+
+    def _gap(self) -> np.ndarray:
+        """(FAR - FRR) * targets * nontargets: exact, falls along the thresholds."""
+        if isinstance(self.targets, int):
+            fa, miss = self.false_alarms.astype(np.int64), self.misses.astype(np.int64)
+            return fa * self.targets - miss * self.nontargets
+        return self.false_alarms * self.targets - self.misses * self.nontargets
+
+    def eer(self, method: str = "mean") -> float:
+        """The equal error rate; see ``sb_margins.verification.metrics.eer``."""
+        if method == "rocch":
+            return self._eer_rocch()
+        if method == "speechbrain":
+            return self._eer_speechbrain()[0]
+        if method != "mean":
+            from sb_margins.errors import nearest
+
+            raise UserError(
+                f"no EER method '{method}'.{nearest(method, EER_METHODS)} "
+                f"There are: {', '.join(EER_METHODS)}"
+            )
+        best = self._smallest_gap()
+        twice = sum(
+            self.false_alarms[k].item() * self.targets
+            + self.misses[k].item() * self.nontargets
+            for k in best
+        )
+        return twice / (2 * self.targets * self.nontargets * len(best))
+
+    def _smallest_gap(self) -> np.ndarray:
+        gap = self._gap()
+        # The gap falls, so the smallest sizes are at its change of sign.
+        after = int(np.searchsorted(-gap, 0, side="left"))
+        near = np.arange(max(0, after - 1), min(len(gap), after + 1))
+        size = np.abs(gap[near])
+        return near[size == size.min()]
+
+    def _eer_rocch(self) -> float:
+        at = self.hull
+        gap = self._gap()[at]
+        after = int(np.searchsorted(-gap, 0, side="left"))
+        if gap[after] == 0:
+            return self.misses[at[after]].item() / self.targets
+        left, right = at[after - 1], at[after]
+        share = gap[after - 1] / (gap[after - 1] - gap[after])
+        step = float(self.misses[right]) - float(self.misses[left])
+        return float((float(self.misses[left]) + share * step) / self.targets)
+
+    def _eer_speechbrain(self) -> tuple[float, float]:
+        """Bit for bit SpeechBrain's scan, its rounding included, without the scan.
+
+        It compares a float32 gap with one in doubles, so that a later threshold (or
+        the midpoint after the same one) with an equal gap can replace the best.
+        """
+        t = self.thresholds[1:].astype(np.float32)
+        frr = self.misses[1:].astype(np.float32) / np.float32(self.targets)
+        far = self.false_alarms[1:].astype(np.float32) / np.float32(self.nontargets)
+        gap = np.abs(far - frr)
+        smallest = gap.min().item()
+        best, best_gap, threshold = -1, np.inf, 0.0
+        for k in np.flatnonzero(gap == smallest).tolist():
+            if smallest < best_gap:
+                best, threshold = k, float(t[k])
+                best_gap = abs(far[k].item() - frr[k].item())
+                if k + 1 < len(t) and smallest < best_gap:
+                    threshold = float((t[k] + t[k + 1]) / np.float32(2))
+        return (far[best].item() + frr[best].item()) / 2, threshold
+
+    # -- costs ------------------------------------------------------------------
+
+    def costs(self, p_target: float, c_miss: float, c_fa: float) -> np.ndarray:
+        """[K + 1] detection costs, divided by that of the better blind decision."""
+        miss, fa = prior_costs(p_target, c_miss, c_fa)
+        worst = min(miss, fa)
+        cost = self.misses * (miss / worst / self.targets)
+        cost += self.false_alarms * (fa / worst / self.nontargets)
+        return cost
+
+    def min_dcf(
+        self, p_target: float = 0.01, c_miss: float = 1.0, c_fa: float = 1.0
+    ) -> float:
+        """The least cost; see ``sb_margins.verification.metrics.min_dcf``."""
+        return float(self.costs(p_target, c_miss, c_fa).min())
+
+    # -- thresholds and hull ----------------------------------------------------
+
+    def cut(self, k: int) -> float:
+        """A threshold that gives point k: midway to the next score."""
+        t = self.thresholds.astype(np.float64)
+        if k == 0:
+            return float(np.nextafter(self.thresholds[1], -np.inf))
+        if k + 1 == len(t):
+            return float(t[k])
+        middle = (t[k] + t[k + 1]) / 2
+        return float(middle if middle < t[k + 1] else t[k])
+
+    @cached_property
+    def hull(self) -> np.ndarray:
+        """Indices of the points on the convex hull of the ROC (its best mixtures)."""
+        from scipy.optimize import isotonic_regression
+
+        targets = np.diff(self.misses).astype(np.float64)
+        weight = targets - np.diff(self.false_alarms)
+        keep = np.flatnonzero(weight)  # a bootstrap leaves trials out
+        fit = isotonic_regression(targets[keep] / weight[keep], weights=weight[keep])
+        starts = np.append(keep[fit.blocks[:-1]], len(self.thresholds) - 1)
+        starts[0] = 0
+        return starts
+
+
+def prior_costs(p_target: float, c_miss: float, c_fa: float) -> tuple[float, float]:
+    """Cost times prior of a miss and of a false alarm, checked.
+
+    Example
+    -------
+    >>> prior_costs(0.25, 1.0, 1.0)
+    (0.25, 0.75)
+    """
+    if not 0 < p_target < 1:
+        raise UserError(f"p_target must lie between 0 and 1, not {p_target}")
+    if not (c_miss > 0 and c_fa > 0 and np.isfinite([c_miss, c_fa]).all()):
+        raise UserError(f"costs must be positive, not c_miss={c_miss}, c_fa={c_fa}")
+    return c_miss * p_target, c_fa * (1 - p_target)

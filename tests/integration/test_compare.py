@@ -1,0 +1,334 @@
+"""sb-margins compare at its smallest: cells, resuming, refusals, the report."""
+
+import json
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from sb_margins import select
+from sb_margins.cli import main as cli
+from sb_margins.comparison import budget, trainings
+from sb_margins.comparison.cells import locked
+from sb_margins.comparison.plan import make_plan
+from sb_margins.errors import UserError
+from sb_margins.select import hparams_dir
+from sb_margins.training.brain import SpeakerBrain
+from sb_margins.verification.metrics import eer
+from sb_margins.verification.score_file import read_scores
+
+SMALL = [
+    "--channels=8",
+    "--attention_channels=8",
+    "--emb_dim=16",
+    "--n_mels=24",
+    "--batch_size=8",
+    "--sentence_len=0.6",
+    "--crops_per_utterance=1",
+    "--number_of_epochs=2",
+    "--replicates=100",
+]
+IN_A_PROCESS = trainings._start  # before the fixture below puts another in its place
+YAML = str(hparams_dir() / "train_ecapa.yaml")
+
+
+class InProcess:
+    """Trains without starting an interpreter, and notes what it was asked."""
+
+    def __init__(self):
+        self.ran, self.batches, self.fail = [], {}, set()
+        self.key = None
+
+    def start(self, plan, cell, slot, jobs, lock):
+        assert not lock.closed
+        self.ran.append(cell.label)
+        self.key = (cell.variant.label, cell.seed)
+        status = 2
+        if cell.variant.loss not in self.fail:
+            cell.folder.mkdir(parents=True, exist_ok=True)
+            status = cli(["train", *plan.words(cell), "--noprogressbar"])
+        (cell.folder).mkdir(parents=True, exist_ok=True)
+        (cell.folder / "train.log").write_text("last words\n")
+        process = SimpleNamespace(
+            poll=lambda: status, returncode=status, wait=lambda: status
+        )
+        return trainings._Running(cell, process, slot)
+
+
+@pytest.fixture(scope="module")
+def runner():
+    """All trainings of this file, in this process."""
+    one = InProcess()
+    begin = SpeakerBrain.on_fit_batch_start
+
+    def noted(self, batch, should_step):
+        found = one.batches.setdefault(one.key, [])
+        found.append((tuple(batch.ids), float(batch.wavs.double().sum())))
+        return begin(self, batch, should_step)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainings, "_start", one.start)
+        patch.setattr(SpeakerBrain, "on_fit_batch_start", noted)
+        yield one
+
+
+@pytest.fixture(scope="module")
+def corpus(tiny_corpus, tmp_path_factory):
+    """The tiny corpus with what is known about its speakers."""
+    import shutil
+
+    folder = tmp_path_factory.mktemp("told") / "corpus"
+    shutil.copytree(tiny_corpus, folder)
+    rows = ["utt_id,spk_id,path"]
+    for path in sorted(folder.glob("*/*/*.wav")):
+        name = path.relative_to(folder).as_posix()
+        rows.append(f"{name},{name.split('/')[0]},{name}")
+    (folder / "manifest.csv").write_text("\n".join(rows) + "\n")
+    split = dict(zip(range(8), ["train"] * 3 + ["dev"] * 2 + ["test"] * 3, strict=True))
+    about = [f"spk{k},{'fm'[k % 2]},{5 + 9 * k}" for k in range(8)]
+    (folder / "speakers.csv").write_text("spk_id,gender,age\n" + "\n".join(about))
+    told = [f"{row.split(',')[0]},{split[int(row[3])]}" for row in rows[1:]]
+    (folder / "splits.csv").write_text("utt_id,split\n" + "\n".join(told) + "\n")
+    return folder
+
+
+def words(corpus, out, losses="am,ham", *more, seeds=2):
+    asked = [f"--losses={losses}", f"--seeds={seeds}", f"--output={out}"]
+    return ["compare", YAML, *asked, f"--data_folder={corpus}", *SMALL, *more]
+
+
+@pytest.fixture(scope="module")
+def compared(runner, corpus, tmp_path_factory):
+    out = tmp_path_factory.mktemp("compared") / "out"
+    assert cli(words(corpus, out)) == 0
+    return out
+
+
+def test_every_cell_is_there_and_the_report_tells_its_figures(compared, runner):
+    assert runner.ran[:4] == [
+        f"{x}, seed {s}" for s in (1986, 1987) for x in ("am", "ham")
+    ]
+    told = json.loads((compared / "report.json").read_text())
+    values = []
+    for seed in (1986, 1987):
+        path = compared / "cells" / "ham" / str(seed) / "scores_test.txt"
+        trials, scores = read_scores(path)
+        values.append(eer(scores, trials.labels))
+    figure = told["lists"]["test"]["ham"]["eer"]
+    assert figure["mean"] == pytest.approx(np.mean(values))
+    assert figure["spread"] == pytest.approx(np.std(values, ddof=1))
+    assert told["baseline"] == "am" and told["seeds"] == [1986, 1987]
+    assert "dev" not in told["lists"], "dev chooses, it is not reported"
+
+
+def test_report_is_one_page_with_everything(compared):
+    page = (compared / "report.html").read_text()
+    assert not re.search(r'(src|href)="(?!data:)', page) and "http" not in page
+    text = (compared / "report.md").read_text()
+    for name in re.findall(r"!\[.*?\]\((.*?)\)", text):
+        assert (compared / name).read_bytes().startswith(b"\x89PNG")
+    shown = len(re.findall("<img ", page))
+    assert shown == len(re.findall(r"!\[", text)) >= 6
+    for word in (
+        "baseline",
+        "p (Holm)",
+        "Gromov delta",
+        "gender",
+        "hierarchy",
+        "1 setting tried",
+        "sb-margins compare",
+        "torch",
+        "median dev EER",
+    ):
+        assert word in page and word in text, word
+    assert page.count("<figcaption>") == shown
+    assert "nan" not in re.sub(r"base64,[^\"]*", "", page).lower()
+
+
+def test_same_start_and_same_crops_for_every_loss(compared, runner, corpus):
+    for seed in (1986, 1987):
+        assert runner.batches["am", seed] == runner.batches["ham", seed]
+    assert runner.batches["am", 1986] != runner.batches["am", 1987]
+
+
+def test_initial_encoder_does_not_depend_on_the_loss(corpus, tmp_path):
+    small = [f for f in SMALL if "replicates" not in f]
+    names = [name for name in select.names() if name != "joint"]
+    flags = [f"--data_folder={corpus}", *small]
+    plan = make_plan(YAML, ",".join(names), 1, tmp_path, flags=flags)
+    first = None
+    for cell in plan.cells:
+        built = plan.config(cell).build(out_n_neurons=5, steps_per_epoch=2)
+        weights = built["embedding_model"].state_dict()
+        first = first or weights
+        assert all(torch.equal(first[key], weights[key]) for key in first), cell.label
+
+
+def snapshot(folder):
+    return {
+        path.relative_to(folder): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.name.startswith("embeddings_")
+    }
+
+
+def test_finished_cells_rest_and_a_new_loss_changes_none(
+    compared, runner, corpus, capsys
+):
+    before, count = snapshot(compared / "cells"), len(runner.ran)
+    assert cli(words(corpus, compared, "am,ham", "--no-geometry")) == 0
+    assert len(runner.ran) == count and "4 are finished" in capsys.readouterr().out
+    assert cli(words(corpus, compared, "h,am,ham", "--no-geometry", seeds=1)) == 0
+    assert runner.ran[count:] == ["h, seed 1986"]
+    after = snapshot(compared / "cells")
+    assert {k: v for k, v in after.items() if k.parts[0] != "h"} == before
+
+
+def test_two_runs_of_a_cell_are_equal_bit_for_bit(compared, runner, corpus, tmp_path):
+    assert cli(words(corpus, tmp_path, "ham", "--no-geometry", seeds=1)) == 0
+    for name in ("scores_test.txt", "scores_dev.txt"):
+        one, two = (f / "cells/ham/1986" / name for f in (compared, tmp_path))
+        assert one.read_bytes() == two.read_bytes()
+    pair = []
+    for folder in (compared, tmp_path):
+        newest = max((folder / "cells/ham/1986/save").glob("CKPT+*"))
+        pair.append(torch.load(newest / "embedding_model.ckpt", weights_only=True))
+    assert all(torch.equal(pair[0][key], pair[1][key]) for key in pair[0])
+
+
+KILLED = """
+import os, signal, sys
+from sb_margins.training import brain, command
+end = brain.SpeakerBrain.on_fit_batch_end
+def kill(self, *args):
+    end(self, *args)
+    if (self.epoch, self.step) == (2, 1):
+        os.kill(os.getpid(), signal.SIGKILL)
+brain.SpeakerBrain.on_fit_batch_end = kill
+sys.exit(command.main(sys.argv[1:]))
+"""
+
+
+def test_a_killed_cell_continues_in_a_process_of_its_own(
+    compared, corpus, tmp_path, monkeypatch, capsys
+):
+    flags = [f"--data_folder={corpus}", *SMALL[:-1]]
+    plan = make_plan(YAML, "am", 1, tmp_path, flags=flags)
+    script = textwrap.dedent(KILLED)
+    argv = [sys.executable, "-c", script, *plan.words(plan.cells[0])]
+    assert subprocess.run(argv, stdout=subprocess.DEVNULL).returncode == -9
+    folder = tmp_path / "cells/am/1986"
+    assert not (folder / "finished.json").exists()
+    monkeypatch.setattr(trainings, "_start", IN_A_PROCESS)
+    assert cli(words(corpus, tmp_path, "am", "--no-geometry", seeds=1)) == 0
+    log = (folder / "train.log").read_text()
+    assert "continuing after epoch 1" in log
+    straight = compared / "cells/am/1986/scores_test.txt"
+    assert (folder / "scores_test.txt").read_bytes() == straight.read_bytes()
+
+
+def test_a_failed_cell_is_told_and_the_others_go_on(runner, corpus, tmp_path, capsys):
+    runner.fail = {"aam"}
+    try:
+        status = cli(words(corpus, tmp_path, "am,aam", "--no-geometry", seeds=1))
+    finally:
+        runner.fail = set()
+    assert status == 1
+    assert "aam, seed 1986 FAILED: last words" in capsys.readouterr().out
+    assert "left out: aam, seed 1986" in (tmp_path / "report.md").read_text()
+    assert (
+        cli(
+            words(corpus, tmp_path, "am,aam", "--report-only", "--no-geometry", seeds=1)
+        )
+        == 0
+    )
+
+
+def test_budget_gives_each_loss_the_epochs_that_fit(
+    runner, corpus, tmp_path, monkeypatch
+):
+    seconds = {"am": 20.0, "ham": 60.0}
+    monkeypatch.setattr(budget, "_time", lambda p, cell, _: seconds[cell.variant.loss])
+    more = ["--budget=1", "--no-geometry"]
+    assert cli(words(corpus, tmp_path, "am,ham", *more, seeds=1)) == 0
+    kept = json.loads((tmp_path / "budget.json").read_text())
+    assert kept == {"epochs": {"am": 3, "ham": 1}, "minutes": 1.0}
+    rows = (tmp_path / "cells/am/1986/history.csv").read_text().splitlines()
+    assert len(rows) == 5  # heading, the untrained network, three epochs
+    text = (tmp_path / "report.md").read_text()
+    assert "as many epochs as fit in 1 minutes" in text
+    assert cli(words(corpus, tmp_path, "am,ham", "--budget=2", seeds=1)) == 2
+
+
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        (["--losses=amm"], "Did you mean 'am'"),
+        (["--set=ham.curvatur=2"], "Did you mean 'curvature'"),
+        (["--set=ham.margin=a"], "is a number"),
+        (["--set=ham.curvature=0.1"], "curvature is 0.1"),
+        (["--baseline=aam"], "is not compared"),
+        (["--seeds=0"], "at least one"),
+        (["--jobs=0"], "at least one"),
+        (["--budget=0"], "more than 0"),
+        (["--replicates=3"], "100 or more"),
+        (["--loss=am"], "set by the comparison"),
+        (["--margin=0.3"], "--set LOSS.margin=VALUE"),
+        (["--chanels=3"], "Did you mean 'channels'"),
+        (["--data_folder=/nowhere/at/all"], "/nowhere/at/all"),
+        (["--report-only"], "not a prepared folder"),
+    ],
+)
+def test_refusals_before_any_training(corpus, runner, tmp_path, capsys, more, message):
+    count = len(runner.ran)
+    assert cli([*words(corpus, tmp_path), *more]) == 2
+    assert message in capsys.readouterr().err and len(runner.ran) == count
+
+
+def broken(compared, change):
+    """Do something to a cell, and how to undo it."""
+    folder = compared / "cells" / "am" / "1986"
+    kept = {p: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+    data = compared / "data" / "trials_test.txt"
+    kept[data] = data.read_bytes()
+    change(folder, data)
+    return kept
+
+
+CHANGES = {
+    "is marked finished but has no": lambda f, d: (f / "scores_test.txt").unlink(),
+    "was changed after": lambda f, d: (f / "history.csv").write_text("epoch\n1\n"),
+    "not a marker": lambda f, d: (f / "finished.json").write_text("{"),
+    "is damaged": lambda f, d: (f / "run.json").write_text('{"sett'),
+    "other data": lambda f, d: d.write_text(d.read_text()[:-40].rpartition("\n")[0]),
+}
+
+
+@pytest.mark.parametrize("message", CHANGES)
+def test_broken_and_mixed_cells_are_refused(compared, corpus, runner, capsys, message):
+    kept = broken(compared, CHANGES[message])
+    try:
+        assert cli(words(corpus, compared, "am,ham", "--report-only")) == 2
+    finally:
+        for path, data in kept.items():
+            path.write_bytes(data)
+    assert message in capsys.readouterr().err
+
+
+def test_other_settings_need_another_folder(compared, corpus, capsys):
+    assert cli([*words(corpus, compared), "--lr=0.5"]) == 2
+    assert "lr was 0.002, now 0.5" in capsys.readouterr().err
+
+
+def test_one_comparison_at_a_time(compared, corpus, capsys):
+    with locked(Path(compared)):
+        assert cli(words(corpus, compared)) == 2
+    assert "is at work" in capsys.readouterr().err
+    with pytest.raises(UserError, match="at work"), locked(compared), locked(compared):
+        pass

@@ -1,0 +1,75 @@
+"""Two processes that train together (gloo, CPU), against one on both their batches."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import ddp_worker
+import pytest
+import torch
+from trainings import flags
+
+HERE = Path(__file__).parent
+RUN = ["--device=cpu", "--distributed_backend=gloo", "--noprogressbar"]
+# One process sums over both halves of a batch at once, two do it in turn: float32
+# rounding, which training amplifies (most in a ball, where it doubles every few steps).
+# Tolerances are relative; the second is for the losses on a ball after 20 steps.
+CLOSE, CLOSE_LATER, ATOL = 1e-4, 3e-2, 1e-5
+
+pytestmark = pytest.mark.skipif(
+    not torch.distributed.is_available() or not torch.distributed.is_gloo_available(),
+    reason="torch was built without gloo",
+)
+
+
+def torchrun(*words):
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command = [sys.executable, *launch, *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def curves(tmp_path_factory):
+    """What each rank and a process alone noted, case by case."""
+    out = tmp_path_factory.mktemp("ddp")
+    done = torchrun(HERE / "ddp_worker.py", out, *RUN)
+    assert done.returncode == 0, done.stderr[-3000:]
+    ddp_worker.main(out, "--device=cpu", "--noprogressbar")
+    names = ("rank_0", "rank_1", "rank_one")
+    read = [json.loads((out / f"{n}.json").read_text()) for n in names]
+    return list(zip(*read, strict=True))
+
+
+def test_ranks_stay_identical_and_equal_one_process(curves):
+    assert len(curves) == 8
+    for first, second, alone in curves:
+        assert len(first["steps"]) == 50, first["name"]
+        ours = [x[1:] for x in first["steps"]]  # windows and checksums of weights
+        assert ours == [x[1:] for x in second["steps"]], first["name"]
+        losses = [torch.tensor([x[0] for x in r["steps"]]) for r in (first, second)]
+        both = (losses[0] + losses[1]) / 2
+        one = torch.tensor([x[0] for x in alone["steps"]])
+        ball = first["name"] in ("h", "ham", "joint")
+        for steps, rtol in (slice(20), CLOSE), (slice(50), CLOSE_LATER):
+            rtol = rtol if ball else CLOSE
+            torch.testing.assert_close(both[steps], one[steps], rtol=rtol, atol=ATOL)
+        assert [x[1] for x in alone["steps"]] == [x[1] for x in first["steps"]]
+        assert one[-10:].mean() < one[:10].mean()  # it did learn
+        # The epoch's mean is over the samples of both ranks.
+        assert first["mean"] == pytest.approx(float(both.mean()), rel=1e-5)
+
+
+def test_windows_do_change(curves):
+    windows = {x[1] for x in curves[6][0]["steps"]}
+    assert curves[6][0]["name"] == "real_am" and len(windows) > 1
+
+
+def test_torchrun_trains_and_evaluates(tiny_corpus, tmp_path):
+    more = ["--number_of_epochs=1", "--batch_size=4", *RUN]
+    words = flags(tiny_corpus, tmp_path / "run", *more)
+    done = torchrun("-m", "sb_margins.cli", "train", *words)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("epoch 1/1") == 1  # one process tells
+    for name in ("metrics.json", "history.csv", "model"):
+        assert (tmp_path / "run" / name).exists()

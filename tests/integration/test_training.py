@@ -1,0 +1,171 @@
+"""Whole trainings on a tiny corpus: learning, resuming, refusing."""
+
+import json
+import logging
+import shutil
+import signal
+
+import pytest
+import soundfile
+import torch
+from trainings import assert_same, flags, run_killed, weights
+
+from sb_margins.cli import main as cli
+from sb_margins.errors import UserError
+from sb_margins.training.accumulation import AdaptiveAccumulation
+from sb_margins.training.config import read_config
+from sb_margins.training.run import train
+
+
+def test_training_learns_and_writes_its_results(tiny_corpus, tmp_path, capsys):
+    out = tmp_path / "run"
+    more = ["--number_of_epochs=4", "--lr=0.01", "--loss=real_am", "--margin=0.1"]
+    more.append("--tensorboard=True")
+    assert cli(["train", *flags(tiny_corpus, out, *more)]) == 0
+    told = capsys.readouterr().out
+    for word in ("loss", "acc", "margin 0.10", "dev EER", "minDCF(0.01)"):
+        assert word in told
+    assert "of the utterances are shorter" not in told
+    history = (out / "history.csv").read_text().splitlines()
+    names = history[0].split(",")
+    rows = [dict(zip(names, r.split(","), strict=True)) for r in history[1:]]
+    assert [float(r["epoch"]) for r in rows] == [0, 1, 2, 3, 4]
+    assert float(rows[4]["loss"]) < float(rows[1]["loss"])
+    assert float(rows[0]["margin"]) == 0  # it grows from there
+    for name in ("target_score", "hardest_score", "zero_loss", "kept"):
+        assert rows[4][name] and name in (out / "train_log.txt").read_text()
+    gap = [float(r["target_score"]) - float(r["hardest_score"]) for r in rows[1:]]
+    assert gap[3] > gap[0]
+    assert list((out / "tensorboard").glob("events*"))
+    for name in ("curve.png", "metrics.json", "train_log.txt", "hyperparams.yaml"):
+        assert (out / name).stat().st_size > 0
+    run = json.loads((out / "run.json").read_text())
+    assert run["settings"]["loss"] == "real_am" and "torch" in run["versions"]
+
+    # The same command again has nothing left to train, and says so.
+    train(read_config(flags(tiny_corpus, out, *more)))
+    assert "already trained" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("yaml", ["train_resnet34.yaml", "train_xvector.yaml"])
+def test_other_encoders_train(tiny_corpus, tmp_path, yaml):
+    out = tmp_path / "run"
+    words = flags(tiny_corpus, out, "--number_of_epochs=1", "--loss=ham", yaml=yaml)
+    words.remove("--attention_channels=8")
+    trained = train(read_config(words))
+    assert trained.history.best["EER"] <= 1
+    wavs = torch.randn(3, 16000)
+    with torch.no_grad():
+        assert trained.encoder(wavs).shape == (3, 16)
+
+
+def test_bf16_with_augmentation(tiny_corpus, tmp_path, long_words):
+    more = ["--number_of_epochs=1", "--precision=bf16", "--loss=ham", long_words[5]]
+    trained = train(read_config(flags(tiny_corpus, tmp_path / "run", *more)))
+    row = trained.history.rows[1]
+    assert 0 < row["loss"] < 20 and 0 <= row["embedding_edge"] <= 1
+    assert 0 < row["prototype_edge_min"] <= row["prototype_edge"] <= 1
+
+
+@pytest.fixture(scope="module")
+def long_words(tmp_path_factory, make_voice):
+    """Noise, a margin on its way, windows that change: all that a resume must keep."""
+    noise = tmp_path_factory.mktemp("noise")
+    for k in range(3):
+        soundfile.write(noise / f"{k}.wav", make_voice(k, 9, 0.7), 16000)
+    return [
+        "--number_of_epochs=3",
+        "--crops_per_utterance=4",
+        "--ckpt_interval_minutes=0",
+        "--ckpt_interval_steps=3",
+        "--margin_end_epoch=3",
+        f"--noise_folder={noise}",
+        "--loss=real_am",
+        "--margin=0.05",
+        "--max_accumulation=3",
+        "--lr=0.01",
+    ]
+
+
+@pytest.fixture(scope="module")
+def straight(tiny_corpus, tmp_path_factory, long_words):
+    out, windows = tmp_path_factory.mktemp("straight"), set()
+    after = AdaptiveAccumulation.after_window
+
+    def note(self, samples, zero):
+        windows.add(after(self, samples, zero))
+        return self.window
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AdaptiveAccumulation, "after_window", note)
+        trained = train(read_config(flags(tiny_corpus, out, *long_words)))
+    assert len(windows) > 1  # they do change
+    return trained
+
+
+@pytest.mark.parametrize(
+    "how, status", [("SIGKILL", -9), ("SIGINT", 130), ("writing", -9)]
+)
+def test_resume_in_the_middle_of_an_epoch_is_exact(
+    tiny_corpus, tmp_path, long_words, straight, caplog, capsys, how, status
+):
+    broken = flags(tiny_corpus, tmp_path / "broken", *long_words)
+    assert run_killed(how, broken) == status
+    capsys.readouterr()
+    with caplog.at_level(logging.WARNING):
+        resumed = train(read_config(broken))
+    assert "continuing in epoch 2 after step" in capsys.readouterr().out
+    assert ("half-written" in caplog.text) == (how == "writing")
+    assert_same(weights(straight.folder), weights(resumed.folder))
+    for one, two in zip(straight.history.rows, resumed.history.rows, strict=True):
+        for name in set(one) - {"seconds", "utt/s"}:
+            assert one[name] == pytest.approx(two[name], rel=1e-6), name
+    assert len(list((resumed.folder / "save").iterdir())) == len(
+        list((straight.folder / "save").iterdir())
+    )  # nothing half-written stays
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (["--data_folder=/nowhere/at/all"], "/nowhere/at/all"),
+        (["--loss=hamm"], "Did you mean 'ham'"),
+        (["--out_n_neurons=7205"], "out_n_neurons is 7205"),
+        (["--batch_size=1"], "at least 2"),
+        (["--batch_size=512"], "crops_per_utterance"),
+        (["--margn=1"], "Did you mean 'margin'"),
+        (["--delta=0.1"], "delta"),
+        (["--noise_folder=/nowhere/at/all"], "no such noise folder"),
+        (["--speeds=fast"], "speeds"),
+        (["--sentence_len=5"], "longer than all training audio"),
+    ],
+)
+def test_bad_input_ends_with_2_before_training(
+    tiny_corpus, tmp_path, capsys, change, message
+):
+    assert cli(["train", *flags(tiny_corpus, tmp_path / "run"), *change]) == 2
+    told = capsys.readouterr()
+    assert message in told.err and "epoch" not in told.out
+
+
+def test_one_speaker_and_corrupt_audio(tiny_corpus, tmp_path, capsys):
+    one = tmp_path / "one" / "only"
+    one.mkdir(parents=True)
+    for wav in sorted(tiny_corpus.glob("spk0/*/*.wav"))[:3]:
+        (one / wav.name).write_bytes(wav.read_bytes())
+    assert cli(["train", *flags(one.parent, tmp_path / "r1")]) == 2
+    assert "speaker" in capsys.readouterr().err
+
+    bad = tmp_path / "bad"
+    shutil.copytree(tiny_corpus, bad)
+    (bad / "spk3" / "session0" / "00001.wav").write_bytes(b"RIFF not a wav")
+    assert cli(["train", *flags(bad, tmp_path / "r2")]) == 2
+    assert "00001.wav" in capsys.readouterr().err
+
+
+def test_results_folder_of_another_configuration(tiny_corpus, tmp_path):
+    out = tmp_path / "run"
+    train(read_config(flags(tiny_corpus, out, "--number_of_epochs=1")))
+    with pytest.raises(UserError, match="loss was 'aam', now 'am'"):
+        train(read_config(flags(tiny_corpus, out, "--number_of_epochs=1", "--loss=am")))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -1,0 +1,116 @@
+"""Starting from other trainings, and what comes out at the end."""
+
+import pytest
+import torch
+from trainings import assert_same, flags
+
+from sb_margins.cli import main as cli
+from sb_margins.errors import UserError
+from sb_margins.select import hparams_dir
+from sb_margins.training import selection
+from sb_margins.training.brain import SpeakerBrain
+from sb_margins.training.config import read_config
+from sb_margins.training.run import train
+
+
+@pytest.fixture(scope="module")
+def first(tiny_corpus, tmp_path_factory):
+    """A finished training with speed-changed voices as further classes."""
+    out = tmp_path_factory.mktemp("first")
+    words = ["--number_of_epochs=1", "--speeds=[1.0, 0.9, 1.1]"]
+    assert cli(["train", *flags(tiny_corpus, out, *words)]) == 0
+    return out
+
+
+def best(folder):
+    path = next((folder / "save").glob("CKPT+*"))
+    names = ("embedding_model", "head")
+    return {n: torch.load(path / f"{n}.ckpt", weights_only=True) for n in names}
+
+
+def test_large_margin_fine_tuning(tiny_corpus, tmp_path, first, monkeypatch, capsys):
+    before = best(first)
+    assert len(before["head"]["classifier.weight"]) == 12  # 4 speakers x 3 speeds
+    began = {}
+
+    def start(self, *args, **kwargs):
+        began["head"] = self.head.classifier.weight.detach().clone()
+        began["samples"] = args[1].samples
+        return fit(self, *args, **kwargs)
+
+    fit = SpeakerBrain.fit
+    monkeypatch.setattr(SpeakerBrain, "fit", start)
+    more = [f"--init_from={first}", "--number_of_epochs=1", "--sentence_len=1.4"]
+    yaml = "finetune_large_margin.yaml"
+    words = flags(tiny_corpus, tmp_path / "run", *more, yaml=yaml)
+    trained = train(read_config(words))
+    assert "and 4 of its classes" in capsys.readouterr().out
+    assert torch.equal(began["head"], before["head"]["classifier.weight"][:4])
+    assert trained.hparams["head"].loss.margin == 0.5
+    assert trained.history.rows[1]["margin"] == 0.5
+    assert began["samples"] == 1.4 * 16000
+    # 6 s crops of 2 s utterances would all be repetitions: refused.
+    words = flags(tiny_corpus, tmp_path / "no", *more[:2], yaml=yaml)
+    with pytest.raises(UserError, match="lower sentence_len"):
+        train(read_config([*words, "--sentence_len=6"]))
+    base = read_config([str(hparams_dir() / yaml), "--data_folder=x", more[0]]).plain
+    assert base["sentence_len"] == 6 and base["speeds"] == [1.0]
+
+
+@pytest.mark.parametrize("source", ["model", ""])
+def test_a_frozen_encoder_does_not_move(tiny_corpus, tmp_path, first, source, capsys):
+    more = [f"--init_from={first / source}", "--number_of_epochs=1"]
+    words = flags(tiny_corpus, tmp_path / "run", *more, "--freeze_steps=99")
+    train(read_config(words))
+    told = capsys.readouterr().out
+    assert "starting from the encoder of" in told
+    encoder = {"embedding_model": best(first)["embedding_model"]}
+    assert_same(encoder, best(tmp_path / "run"))  # batch statistics included
+
+
+def test_freeze_ends_after_its_updates(tiny_corpus, tmp_path, monkeypatch):
+    seen = []
+    end = SpeakerBrain.on_fit_batch_end
+
+    def look(self, *args):
+        parameters = self.plain_modules["embedding_model"].parameters()
+        seen.append(sum(float(p.detach().double().sum()) for p in parameters))
+        end(self, *args)
+
+    monkeypatch.setattr(SpeakerBrain, "on_fit_batch_end", look)
+    more = ["--number_of_epochs=1", "--freeze_steps=3", "--warmup_epochs=0"]
+    train(read_config(flags(tiny_corpus, tmp_path / "run", *more)))
+    assert seen[0] == seen[1] == seen[2] and len(set(seen[2:])) == len(seen[2:])
+
+
+def test_mean_of_the_last_checkpoints(tiny_corpus, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(SpeakerBrain, "validation_stats", lambda self: {"EER": 0.25})
+    loaded = {}
+
+    def note(checkpoints, name):
+        loaded[name] = [
+            torch.load(c.path / f"{name}.ckpt", weights_only=True) for c in checkpoints
+        ]
+        return average(checkpoints, name)
+
+    average = selection.average_checkpoints
+    monkeypatch.setattr(selection, "average_checkpoints", note)
+    more = ["--number_of_epochs=3", "--average_checkpoints=2"]
+    words = flags(tiny_corpus, tmp_path / "run", *more)
+    trained = train(read_config(words))
+    assert "the mean of the last 2 epochs' weights" in capsys.readouterr().out
+    state = trained.hparams["embedding_model"].state_dict()
+    one, two = loaded["embedding_model"]
+    for name, value in state.items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, (one[name] + two[name]) / 2)
+
+
+def test_learning_rate_is_in_epochs_whatever_accumulates(tiny_corpus, tmp_path):
+    rates = []
+    for factor in (1, 4):  # 6 batches: one window is cut short
+        out = tmp_path / str(factor)
+        words = [f"--grad_accumulation_factor={factor}", "--number_of_epochs=2"]
+        trained = train(read_config(flags(tiny_corpus, out, *words)))
+        rates.append([row["lr"] for row in trained.history.rows[1:]])
+    assert rates[0] == rates[1]

@@ -1,0 +1,140 @@
+"""Each recipe on a generated tree of its corpus: prepare, train two epochs, verify."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import corpus_trees
+import pytest
+
+from sb_margins.cli import main
+from sb_margins.data import Prepared
+from sb_margins.training.config import read_config
+
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+SMALL = [
+    "--number_of_epochs=2",
+    "--attention_channels=8",
+    "--channels=8",
+    "--last_channels=24",
+    "--emb_dim=16",
+    "--n_mels=24",
+    "--batch_size=8",
+    "--sentence_len=0.5",
+    "--warmup_epochs=1",
+    "--num_workers=0",
+    "--noprogressbar",
+    "--loss=ham",
+]
+VOX = "--corpus_options={train: vox2, lists: 'O,E,H', dev_speakers: 2}"
+TREES = {
+    "Folder": (corpus_trees.odd_folder, [], "d/session 1", ["test"]),
+    "VoxCeleb": (
+        corpus_trees.voxceleb,
+        [VOX],
+        "vox2/dev/aac/id00012/21Uxsk56VDQ",
+        ["test", "vox1_e", "vox1_h"],
+    ),
+    "CNCeleb": (
+        corpus_trees.cnceleb,
+        ["--corpus_options={dev_speakers: 2}"],
+        "CN-Celeb_flac/data/id00000",
+        ["test"],
+    ),
+    "MiniLibriSpeech": (
+        corpus_trees.mini_librispeech,
+        [],
+        "LibriSpeech/train-clean-5/100/77",
+        ["test"],
+    ),
+}
+
+
+def run(recipe, script, *words):
+    """Run a recipe's script in this process; its exit status."""
+    argv, sys.argv = sys.argv, [script, *map(str, words)]
+    try:
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(RECIPES / recipe / script), run_name="__main__")
+    finally:
+        sys.argv = argv
+    return ended.value.code
+
+
+def train(recipe, corpus, out, *more):
+    yaml = RECIPES / recipe / "hparams" / "train_ecapa.yaml"
+    places = [f"--data_folder={corpus}", f"--output_folder={out}"]
+    return run(recipe, "train.py", yaml, *places, *SMALL, *more)
+
+
+@pytest.mark.parametrize("recipe", TREES)
+def test_recipe(recipe, tmp_path, capsys):
+    make, options, where, lists = TREES[recipe]
+    corpus, out = make(tmp_path / "corpus of voices"), tmp_path / "results"
+    if recipe == "MiniLibriSpeech":
+        corpus = corpus / "tree"
+    (corpus / where / "zero length.flac").touch()
+    (corpus / where / "corrupt.x.flac").write_bytes(b"fLaC" + bytes(2000))
+    corpus_trees.write(corpus / where / "other rate.flac", 60, 1, 1.0, rate=22050)
+    assert train(recipe, corpus, out, *options) == 2
+    told = capsys.readouterr().err
+    assert "zero length.flac" in told and "corrupt.x.flac" in told
+    assert not (out / "save").exists()
+
+    assert train(recipe, corpus, out, "--skip_bad=True", *options) == 0
+    prepared = Prepared.load(out / "data")
+    assert (out / "model" / "hyperparams.yaml").is_file()
+    assert any("22050" in note for note in prepared.info["notes"])
+    metrics = json.loads((out / "metrics.json").read_text())
+
+    verified = tmp_path / "verified"
+    flags = ["--output-folder", verified, "--bootstrap", 0, "--device", "cpu"]
+    assert run(recipe, "verify.py", out / "model", out / "data", *flags) == 0
+    again = json.loads((verified / "metrics.json").read_text())
+    for name in lists:
+        assert name in str(metrics) and name in str(again)
+
+
+def test_sitw_is_for_evaluation(tiny_corpus, tmp_path, capsys):
+    out, data = tmp_path / "results", tmp_path / "data"
+    assert train("Folder", tiny_corpus, out) == 0
+    corpus = corpus_trees.sitw(tmp_path / "sitw")
+    places = ["--data_folder", corpus, "--save_folder", data]
+    assert run("SITW", "prepare.py", *places) == 0
+    assert "nothing to train on" in capsys.readouterr().err
+    flags = ["--output-folder", tmp_path / "v", "--bootstrap", 0, "--device", "cpu"]
+    assert run("SITW", "verify.py", out / "model", data, *flags) == 0
+    assert (tmp_path / "v" / "metrics.json").is_file()
+    assert "MODEL_FOLDER" in run("SITW", "verify.py")
+
+
+def test_cnceleb_enrolled_by_several_utterances(tiny_corpus, tmp_path, capsys):
+    """The README's other protocol: the mean of the enrolment utterances."""
+    out = tmp_path / "results"
+    assert train("Folder", tiny_corpus, out) == 0
+    corpus = corpus_trees.cnceleb(tmp_path / "cnceleb") / "CN-Celeb_flac"
+    lists = corpus / "eval" / "lists"
+    words = ["verify", "--model", out / "model", "--data-root", corpus]
+    words += ["--trials", f"Avg={lists / 'trials.lst'}"]
+    words += ["--enrolment", f"Avg={lists / 'enroll.map'}", "--bootstrap", 0]
+    words += ["--output-folder", tmp_path / "v", "--device", "cpu"]
+    assert main([str(word) for word in words]) == 0
+    assert "Avg" in (tmp_path / "v" / "metrics.json").read_text()
+
+
+@pytest.mark.parametrize("yaml", sorted(RECIPES.glob("*/hparams/*.yaml")), ids=str)
+def test_every_yaml_is_readable(yaml, tmp_path):
+    config = read_config([str(yaml), f"--data_folder={tmp_path}", "--loss=real_am"])
+    assert config.plain["corpus"] != ""
+    assert "real_am" in config.plain["output_folder"]
+
+
+def test_every_recipe_has_what_a_recipe_has():
+    folders = sorted(p for p in RECIPES.iterdir() if (p / "README.md").is_file())
+    assert len(folders) >= 5
+    for folder in folders:
+        readme = (folder / "README.md").read_text()
+        assert (folder / "prepare.py").is_file() and (folder / "verify.py").is_file()
+        assert "Disk" in readme
+        assert "of our own yet" in readme or folder.name == "Folder"

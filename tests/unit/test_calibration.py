@@ -1,0 +1,99 @@
+"""Calibration: right for what is already right, better for what is not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sb_margins.errors import UserError
+from sb_margins.verification import metrics
+from sb_margins.verification.calibration import Calibration, quality_measures
+from sb_margins.verification.scoring import Indexed
+
+
+def llrs(seed: int, count: int = 20_000):
+    """Scores that are their own log-likelihood ratios."""
+    rng = np.random.default_rng(seed)
+    labels = rng.random(count) < 0.3
+    return rng.standard_normal(count) * 2 + np.where(labels, 2, -2), labels
+
+
+@pytest.mark.parametrize("p_target", [0.01, 0.5])
+def test_an_affine_map_is_undone(p_target):
+    scores, labels = llrs(0)
+    fitted = Calibration.fit(0.05 * scores + 0.3, labels, p_target=p_target)
+    test, test_labels = llrs(1)
+    found = fitted.apply(0.05 * test + 0.3)
+    assert np.abs(found - test).mean() < 0.2
+    assert metrics.cllr(found, test_labels) < 1.02 * metrics.min_cllr(test, test_labels)
+    assert metrics.cllr(0.05 * test + 0.3, test_labels) > 0.8  # before
+
+
+def test_quality_measures_help_when_short_trials_are_noisier():
+    rng = np.random.default_rng(0)
+
+    def make(count):
+        labels = rng.random(count) < 0.5
+        short = rng.random(count) < 0.5
+        scores = np.where(labels, 1.0, -1.0) - 2.0 * short  # short scores are low
+        return scores + rng.standard_normal(count), labels, short[:, None] * 1.0
+
+    scores, labels, quality = make(5000)
+    plain = Calibration.fit(scores, labels)
+    told = Calibration.fit(scores, labels, quality, measures=["short"])
+    scores, labels, quality = make(5000)
+    assert metrics.cllr(told.apply(scores, quality), labels) < 0.85 * metrics.cllr(
+        plain.apply(scores), labels
+    )
+
+
+def test_separable_trials_stay_finite():
+    fitted = Calibration.fit([5.0, 4.0, 1.0, 0.0], [1, 1, 0, 0])
+    assert np.isfinite(fitted.apply([5.0, 0.0])).all()
+    assert fitted.apply([5.0])[0] > 0 > fitted.apply([0.0])[0]
+
+
+def test_measures_are_of_both_sides():
+    matrix = np.array([[3.0, 4.0], [0.6, 0.8], [6.0, 8.0]], np.float32)
+    index = Indexed(matrix, ["a", "b", "c"], np.array([0, 2]), np.array([1, 0]))
+    quality, names = quality_measures(
+        index,
+        seconds={"a": 1.0, "b": np.e, "c": 1.0},
+        cohort_mean=np.array([0.1, 0.2, 0.3]),
+    )
+    assert names[0] == "log seconds, smaller" and len(names) == 6
+    swapped = Indexed(matrix, index.names, index.test, index.enrol)
+    again, _ = quality_measures(
+        swapped,
+        seconds={"a": 1.0, "b": np.e, "c": 1.0},
+        cohort_mean=np.array([0.1, 0.2, 0.3]),
+    )
+    np.testing.assert_array_equal(quality, again)
+    np.testing.assert_allclose(quality[0], [0, 1, 0, np.log(5), 0.1, 0.2], atol=1e-6)
+    none, names = quality_measures(index, magnitude=False)
+    assert none.shape == (2, 0) and names == []
+    with pytest.raises(UserError, match="no duration is known for 3"):
+        quality_measures(index, seconds={})
+
+
+def test_files(tmp_path):
+    fitted = Calibration.fit([3, 2, 1, 2, 1, 0], [1, 1, 1, 0, 0, 0])
+    fitted.save(tmp_path / "c.json")
+    assert Calibration.load(tmp_path / "c.json") == fitted
+    (tmp_path / "c.json").write_text("{}")
+    with pytest.raises(UserError, match="cannot read a calibration"):
+        Calibration.load(tmp_path / "c.json")
+
+
+def test_wrong_input_is_told():
+    scores, labels = llrs(0, 100)
+    with pytest.raises(UserError, match="larger scores mean different speakers"):
+        Calibration.fit(-scores, labels)
+    with pytest.raises(UserError, match=r"expected \[100, 1\]"):
+        Calibration.fit(scores, labels, np.ones((100, 2)), measures=["a"])
+    with pytest.raises(UserError, match="p_target"):
+        Calibration.fit(scores, labels, p_target=0)
+    with pytest.raises(UserError, match="NaN"):
+        Calibration.fit(scores, labels, np.full((100, 1), np.nan), measures=["a"])
+    with pytest.raises(UserError, match="non-target"):
+        Calibration.fit(scores, np.ones(100))

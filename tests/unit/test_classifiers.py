@@ -1,0 +1,99 @@
+"""Classifiers: shapes, SpeechBrain's names, decisions."""
+
+import pytest
+import torch
+from losses_grid import CLASSIFIERS
+
+from sb_margins.classifiers import (
+    CosineClassifier,
+    LinearClassifier,
+    PoincareClassifier,
+)
+from sb_margins.poincare import exp_map
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_shapes(name):
+    classify = CLASSIFIERS[name](6, 5)
+    parts = 2 if name == "joint" else 1
+    for x in (torch.randn(3, 6), torch.randn(3, 1, 6), torch.randn(3, 6).bfloat16()):
+        scores = classify(x)
+        assert scores.shape == (3, parts, 5) and scores.dtype == torch.float32
+    assert "out_neurons" in str(classify) or name == "joint"
+    with pytest.raises(ValueError, match="must be"):
+        classify(torch.randn(2, 3, 6))
+
+
+def test_speechbrain_names():
+    weight = CosineClassifier(input_size=6, out_neurons=5).weight
+    assert weight.shape == (5, 6)
+    assert list(LinearClassifier(6, 5, bias=False).state_dict()) == ["weight"]
+
+
+def test_linear_is_linear():
+    classify = LinearClassifier(6, 5)
+    torch.nn.init.normal_(classify.bias)
+    x = torch.randn(3, 6)
+    expected = torch.nn.functional.linear(x, classify.weight, classify.bias)
+    torch.testing.assert_close(classify(x).squeeze(1), expected)
+
+
+def test_sub_centres_take_the_best():
+    classify = CosineClassifier(6, 5, sub_centers=3)
+    x = torch.randn(4, 6)
+    plain = CosineClassifier(6, 15)
+    plain.load_state_dict(classify.state_dict())
+    expected = plain(x).view(4, 5, 3).amax(-1)
+    torch.testing.assert_close(classify(x).squeeze(1), expected)
+
+
+def test_unit_metric_in_tiles(monkeypatch):
+    """The split modules' tiles give what one tile gives."""
+    classify = PoincareClassifier(6, 50, 3.0).double()
+    torch.nn.init.normal_(classify.weight, std=0.3)
+    x = torch.randn(4, 6, dtype=torch.float64, requires_grad=True)
+
+    def run():
+        scores = classify(x)
+        return scores, *torch.autograd.grad(scores.square().sum(), (x, classify.weight))
+
+    whole = run()
+    monkeypatch.setattr("sb_margins.classifiers.TILE", 7)
+    torch.testing.assert_close(run(), whole, rtol=1e-12, atol=1e-12)
+
+
+def test_broadcast_reference():
+    """The authors' formula, [B, C, D] and all."""
+    classify = PoincareClassifier(6, 9, 3.0).double()
+    torch.nn.init.normal_(classify.weight, std=0.4)
+    x = torch.randn(5, 6, dtype=torch.float64)
+    r = (1 - 1e-5) / 3**0.5
+
+    def project(u):
+        return u * (r / u.norm(dim=-1, keepdim=True).clamp_min(1e-5)).clamp_max(1)
+
+    a, b = project(x)[:, None], project(classify.weight)[None]
+    room = (1 - a.square().sum(-1)) * (1 - b.square().sum(-1))
+    d = torch.acosh(1 + 2 * (a - b).square().sum(-1) / room)
+    torch.testing.assert_close(-classify(x).squeeze(1), d, rtol=1e-10, atol=1e-10)
+
+
+def test_textbook_metric_and_feature_clipping():
+    classify = PoincareClassifier(6, 9, 0.5, metric="curvature", clip_norm=1.0).double()
+    torch.nn.init.normal_(classify.weight, std=0.4)
+    x = 3 * torch.randn(5, 6, dtype=torch.float64)
+    torch.testing.assert_close(classify(7 * x), classify(x))
+    x = x / x.norm(dim=1, keepdim=True)
+    a = exp_map(x, curvature=0.5)[:, None] * 0.5**0.5
+    b = exp_map(classify.weight, curvature=0.5)[None] * 0.5**0.5
+    room = (1 - a.square().sum(-1)) * (1 - b.square().sum(-1))
+    d = torch.acosh(1 + 2 * (a - b).square().sum(-1) / room) / 0.5**0.5
+    torch.testing.assert_close(-classify(x).squeeze(1), d, rtol=1e-9, atol=1e-9)
+
+
+def test_learned_curvature():
+    classify = PoincareClassifier(6, 9, 0.5, metric="curvature", learnable=True)
+    assert classify.curvature.item() == pytest.approx(0.5)
+    classify(torch.randn(5, 6)).sum().backward()
+    assert classify.log_curvature.grad.abs() > 0
+    assert set(classify.state_dict()) == {"weight", "log_curvature"}

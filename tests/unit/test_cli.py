@@ -1,0 +1,107 @@
+"""The command line: which command, which exit status, nothing heavy for --help."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+from sb_margins import __version__, cli
+from sb_margins.errors import UserError, nearest
+
+
+def test_usage_lists_every_command(capsys):
+    assert cli.main([]) == 0
+    out = capsys.readouterr().out
+    assert all(f"  {name} " in out for name in cli.COMMANDS)
+    assert max(map(len, out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("words", [["-h"], ["--help"], ["help"]])
+def test_help_words(words, capsys):
+    assert cli.main(words) == 0
+    assert "usage: sb-margins COMMAND" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["-V"], ["--version"]])
+def test_version(words, capsys):
+    assert cli.main(words) == 0
+    assert capsys.readouterr().out == f"sb-margins {__version__}\n"
+
+
+def test_unknown_command_is_guessed(capsys):
+    assert cli.main(["trian"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("sb-margins: error: no command 'trian'. Did you mean 'train'")
+
+
+@pytest.mark.parametrize(
+    "raised, status, words",
+    [
+        (UserError("no such folder: x"), 2, "sb-margins: error: no such folder: x"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_errors_become_exit_statuses(monkeypatch, capsys, raised, status, words):
+    class Command:
+        @staticmethod
+        def main(argv):
+            raise raised
+
+    monkeypatch.setattr(cli.importlib, "import_module", lambda name: Command)
+    assert cli.main(["train"]) == status
+    err = capsys.readouterr().err
+    assert words in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize("result, status", [(None, 0), (0, 0), (1, 1)])
+def test_status_of_a_command(monkeypatch, result, status):
+    class Command:
+        @staticmethod
+        def main(argv):
+            assert argv == ["--flag", "value"]
+            return result
+
+    monkeypatch.setattr(cli.importlib, "import_module", lambda name: Command)
+    assert cli.main(["doctor", "--flag", "value"]) == status
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_has_help(name, capsys):
+    module = importlib.import_module(cli.COMMANDS[name][0])
+    try:
+        status = module.main(["--help"])
+    except SystemExit as ended:  # argparse's way
+        status = int(ended.code or 0)
+    assert status == 0
+    assert f"sb-margins {name}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_unknown_flag_or_missing_words_exit_with_2(name, capsys):
+    """Abbreviations are no flags either: --hel is not --help."""
+    try:
+        status = cli.main([name, "--hel"])
+    except SystemExit as ended:
+        status = int(ended.code or 0)
+    assert status == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_import_is_light():
+    """`import sb_margins` and --help load no heavy package."""
+    code = (
+        "import sys, sb_margins.cli as c; c.main(['--help']);"
+        "print(sorted({'torch', 'speechbrain', 'matplotlib', 'scipy', 'numpy'}"
+        " & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+def test_nearest_orders_and_joins():
+    assert nearest("haam", ["ham", "aam"]).startswith(" Did you mean '")
+    assert nearest("zzz", ["ham"]) == ""

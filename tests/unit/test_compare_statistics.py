@@ -1,0 +1,121 @@
+"""Statistics of a comparison against hand computation and simulation."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from sb_margins.comparison.results import Comparison, System
+from sb_margins.comparison.statistics import METRICS, figures, holm, resample
+from sb_margins.comparison.variants import Variant
+from sb_margins.verification.bootstrap import bootstrap
+from sb_margins.verification.metrics import eer
+from sb_margins.verification.trials import Trials
+
+
+def trials_of(speakers, each, rng):
+    """All pairs of a few utterances, their speakers, and noise-free scores."""
+    names = [f"s{s}/{u}" for s in range(speakers) for u in range(each)]
+    owner = np.repeat(np.arange(speakers), each)
+    one, two = np.triu_indices(len(names), 1)
+    labels = (owner[one] == owner[two]).astype(np.int8)
+    trials = Trials([names[i] for i in one], [names[i] for i in two], labels)
+    return trials, (owner[one], owner[two])
+
+
+def comparison_of(scores, trials, sides, baseline="am"):
+    """``scores``: label of a loss to a list of score vectors, one a seed."""
+    plan = SimpleNamespace(baseline=baseline)
+    systems = []
+    for name, vectors in scores.items():
+        results = [
+            SimpleNamespace(
+                cell=SimpleNamespace(seed=k),
+                scores={"test": v},
+                best={"EER": 0.1},
+                rows=[],
+            )
+            for k, v in enumerate(vectors)
+        ]
+        systems.append(System(Variant(name), results))
+    return Comparison(plan, None, systems, {"test": trials}, {"test": sides})
+
+
+@pytest.fixture
+def noisy():
+    rng = np.random.default_rng(3)
+    trials, sides = trials_of(20, 5, rng)
+
+    def scores(quality):
+        return quality * trials.labels + rng.standard_normal(len(trials))
+
+    return trials, sides, scores
+
+
+def test_interval_and_value_are_the_bootstraps_own(noisy):
+    trials, sides, scores = noisy
+    one = scores(1.5)
+    comparison = comparison_of({"am": [one]}, trials, sides)
+    figure = figures(comparison, "test", replicates=200)["am"]["eer"]
+    reference = bootstrap(one, trials.labels, sides, replicates=200)["eer"]
+    assert figure.mean == reference.value == eer(one, trials.labels)
+    assert (figure.low, figure.high) == (reference.low, reference.high)
+    assert np.isnan(figure.spread) and np.isnan(figure.p_holm)
+
+
+def test_a_better_system_is_found_and_an_equal_one_is_not(noisy):
+    trials, sides, scores = noisy
+    found = figures(
+        comparison_of(
+            {
+                "am": [scores(1.5) for _ in range(3)],
+                "ham": [scores(3.0) for _ in range(3)],
+                "aam": [scores(1.5) for _ in range(3)],
+            },
+            trials,
+            sides,
+        ),
+        "test",
+        replicates=400,
+    )
+    assert found["ham"]["eer"].better and found["ham"]["eer"].change < -0.3
+    assert not found["aam"]["eer"].significant
+    values = [found["am"]["eer"].mean, found["ham"]["eer"].mean]
+    assert found["ham"]["eer"].change == pytest.approx(values[1] / values[0] - 1)
+
+
+def test_seeds_are_part_of_the_uncertainty(noisy):
+    """One lucky seed of three must not make a difference significant."""
+    trials, sides, scores = noisy
+    base = [scores(1.5) for _ in range(3)]
+    lucky = [scores(3.5), *base[1:]]
+    found = figures(
+        comparison_of({"am": base, "ham": lucky}, trials, sides), "test", replicates=400
+    )
+    assert not found["ham"]["eer"].significant
+
+
+def test_only_seeds_that_both_have_are_paired(noisy):
+    trials, sides, scores = noisy
+    base = [scores(1.5) for _ in range(3)]
+    found = figures(
+        comparison_of({"am": base, "ham": base[:2]}, trials, sides),
+        "test",
+        replicates=100,
+    )
+    assert found["ham"]["eer"].change == 0 and found["ham"]["eer"].p_value == 1
+
+
+def test_holm_by_hand():
+    p = [0.01, float("nan"), 0.02, 0.04, 0.9]
+    corrected = holm(p)
+    assert np.isnan(corrected[1])
+    assert [round(corrected[i], 3) for i in (0, 2, 3, 4)] == [0.04, 0.06, 0.08, 0.9]
+    assert holm([]) == []
+
+
+def test_all_systems_see_the_same_draws(noisy):
+    trials, sides, scores = noisy
+    one = scores(1.0)
+    full, drawn = resample([one, one], trials.labels, sides, replicates=50)
+    assert (drawn[:, 0] == drawn[:, 1]).all() and full.shape == (2, len(METRICS))

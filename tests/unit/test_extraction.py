@@ -1,0 +1,240 @@
+"""Extraction: no padding leak, any order, killed and continued, broken audio named."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from torch import nn
+
+from sb_margins.data import prepare
+from sb_margins.errors import UserError
+from sb_margins.verification.cache import EmbeddingCache, audio_key, module_key
+from sb_margins.verification.extraction import extract
+
+
+class Toy(nn.Module):
+    """A strided convolution and a mean: padding and neighbours would show."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv1d(1, 12, 400, stride=160)
+        self.rows = []
+
+    def forward(self, wavs):
+        self.rows.append(tuple(wavs.shape))
+        return self.conv(wavs[:, None]).relu().mean(-1)
+
+
+@pytest.fixture
+def corpus(tmp_path, make_voice):
+    """Five files: two lengths, and one of another rate in stereo."""
+    files = {}
+    for number, seconds in enumerate((0.5, 0.7, 0.5, 0.7)):
+        files[f"u{number}"] = tmp_path / f"u{number}.wav"
+        wav = make_voice(number, 0, seconds)
+        soundfile.write(files[f"u{number}"], wav, 16000)
+    files["stereo"] = tmp_path / "stereo.flac"
+    wav = make_voice(7, 0, 0.6)
+    soundfile.write(files["stereo"], np.stack([wav, wav], 1), 8000)
+    return files
+
+
+def alone(encoder, path):
+    wav, rate = soundfile.read(path, dtype="float32")
+    assert rate == 16000
+    with torch.no_grad():
+        return encoder(torch.from_numpy(wav)[None])[0].numpy()
+
+
+def test_each_embedding_is_that_of_the_utterance_alone(corpus, device):
+    encoder = Toy().to(device)
+    found = extract(encoder, corpus, device=device, progress=False)
+    assert found.ids == list(corpus)
+    assert found.matrix.dtype == np.float32
+    assert sorted(encoder.rows) == [(1, 19200), (2, 8000), (2, 11200)]
+    encoder = encoder.cpu()
+    for name in ("u0", "u1", "u2", "u3"):
+        row = found.matrix[found.row_of[name]]
+        np.testing.assert_allclose(row, alone(encoder, corpus[name]), atol=1e-5)
+    assert found.seconds["u1"] == pytest.approx(0.7)
+    assert found.seconds["stereo"] == pytest.approx(1.2)
+
+
+def test_order_does_not_matter_and_runs_are_identical(corpus):
+    one = extract(Toy(), corpus, progress=False)
+    two = extract(Toy(), dict(reversed(corpus.items())), progress=False, workers=4)
+    assert two.ids == one.ids[::-1]
+    np.testing.assert_array_equal(one.matrix, two.matrix[::-1])
+
+
+def test_batches_keep_to_their_size(corpus):
+    encoder = Toy()
+    extract(encoder, corpus, batch_seconds=0.6, progress=False)
+    assert all(rows == 1 for rows, _ in encoder.rows)
+
+
+def test_train_mode_comes_back(corpus):
+    encoder = Toy().train()
+    extract(encoder, corpus, progress=False)
+    assert encoder.training
+
+
+def test_crops_are_averaged(corpus):
+    encoder = Toy()
+    found = extract(encoder, corpus, crops=3, crop_seconds=0.3, progress=False)
+    wav, _ = soundfile.read(corpus["u1"], dtype="float32")
+    pieces = np.stack([wav[s : s + 4800] for s in (0, 3200, 6400)])
+    with torch.no_grad():
+        expected = encoder(torch.from_numpy(pieces)).mean(0)
+    np.testing.assert_allclose(found.matrix[1], expected, atol=1e-5)
+    whole = extract(encoder, corpus, crops=3, crop_seconds=9.0, progress=False)
+    plain = extract(encoder, corpus, progress=False)
+    np.testing.assert_array_equal(whole.matrix, plain.matrix)
+    with pytest.raises(UserError, match="crops"):
+        extract(encoder, corpus, crops=-1)
+
+
+def test_bf16_is_close(corpus):
+    plain = extract(Toy(), corpus, progress=False).matrix
+    half = extract(Toy(), corpus, bf16=True, progress=False).matrix
+    assert half.dtype == np.float32
+    assert 0 < np.abs(half - plain).max() < 0.02 * np.abs(plain).max()
+
+
+def test_manifests_are_taken(tiny_corpus, tmp_path):
+    prepared = prepare("folder", tiny_corpus, tmp_path / "data")
+    manifest = prepared.manifest("train")
+    found = extract(Toy(), manifest, progress=False)
+    assert found.ids == [u.id for u in manifest]
+
+
+def test_broken_audio_is_named_after_the_rest_is_done(corpus, tmp_path):
+    corpus["gone"] = tmp_path / "gone.wav"
+    corpus["text"] = tmp_path / "text.wav"
+    corpus["text"].write_text("this is no audio")
+    corpus["empty"] = tmp_path / "empty.wav"
+    soundfile.write(corpus["empty"], np.zeros(0), 16000)
+    corpus["cut"] = tmp_path / "cut.flac"
+    soundfile.write(corpus["cut"], np.random.default_rng(0).random(16000), 16000)
+    content = corpus["cut"].read_bytes()
+    corpus["cut"].write_bytes(content[: len(content) // 3])
+    cache = tmp_path / "cache"
+    with pytest.raises(UserError, match="4 of 9 .*cut.*empty.*gone.*text") as told:
+        extract(Toy(), corpus, cache=cache, progress=False)
+    assert "--skip-bad" in str(told.value) and "no such file" in str(told.value)
+    encoder = Toy()
+    found = extract(encoder, corpus, cache=cache, skip_bad=True, progress=False)
+    assert [*found.skipped] == ["cut", "empty", "gone", "text"]
+    assert found.ids == ["u0", "u1", "u2", "u3", "stereo"]
+    assert not encoder.rows  # all of the good ones were kept
+    with pytest.raises(UserError, match="no utterance"):
+        extract(Toy(), {"gone": corpus["gone"]}, skip_bad=True, progress=False)
+
+
+def test_broken_models_are_told(corpus):
+    with pytest.raises(UserError, match="5 of 5 embeddings are NaN .*u0"):
+        extract(lambda wavs: wavs[:, :3] / 0, corpus, progress=False)
+
+
+def test_cache_is_keyed_by_model_audio_and_options(corpus, tmp_path, make_voice):
+    cache = tmp_path / "cache"
+    first = extract(Toy(), corpus, cache=cache, progress=False)
+    encoder = Toy()
+    again = extract(encoder, corpus, cache=cache, progress=False)
+    np.testing.assert_array_equal(first.matrix, again.matrix)
+    assert not encoder.rows
+    other = Toy()
+    with torch.no_grad():
+        other.conv.bias.add_(1)
+    assert module_key(other) != module_key(encoder)
+    extract(other, corpus, cache=cache, progress=False)
+    assert other.rows
+    extract(encoder, corpus, cache=cache, bf16=True, progress=False)
+    assert len(encoder.rows) == 3
+    encoder.rows.clear()
+    before = audio_key(corpus["u0"])
+    soundfile.write(corpus["u0"], make_voice(30, 0, 0.5), 16000)
+    os.utime(corpus["u0"], ns=(1, 1))
+    assert audio_key(corpus["u0"]) != before
+    changed = extract(encoder, corpus, cache=cache, progress=False)
+    assert encoder.rows == [(2, 8000)]  # its whole batch, as a fresh run makes it
+    assert (changed.matrix[0] != first.matrix[0]).any()
+    with pytest.raises(UserError, match="model_key"):
+        extract(lambda wavs: wavs[:, :3], corpus, cache=cache)
+
+
+def test_damaged_parts_are_made_again(corpus, tmp_path):
+    cache = tmp_path / "cache"
+    first = extract(Toy(), corpus, cache=cache, progress=False)
+    (part,) = cache.glob("*/part-*.npz")
+    part.write_bytes(part.read_bytes()[:100])
+    again = extract(Toy(), corpus, cache=cache, progress=False)
+    np.testing.assert_array_equal(first.matrix, again.matrix)
+    assert len(EmbeddingCache(cache, module_key(Toy()), "whole")) == len(corpus)
+
+
+SLOW = """
+import time
+import torch
+
+class Slow(torch.nn.Module):
+    def __init__(self, seconds):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = torch.nn.Conv1d(1, 16, 400, stride=160)
+        self.seconds, self.calls = seconds, 0
+
+    def forward(self, wavs):
+        self.calls += 1
+        time.sleep(self.seconds)
+        return self.conv(wavs[:, None]).tanh().mean(-1)
+"""
+SCRIPT = """
+import sys
+from sb_margins.verification import extraction
+from slow_encoder import Slow
+extraction.FLUSH_SECONDS = 0.0
+files = {f"u{i}": f"{sys.argv[1]}/u{i}.wav" for i in range(40)}
+extraction.extract(Slow(0.1), files, cache=sys.argv[2], batch_seconds=1)
+"""
+
+
+def test_killed_and_continued_gives_the_same_file(tmp_path, make_voice, monkeypatch):
+    for number in range(40):  # pairs of equal length share batches
+        wav = make_voice(number, 0, 0.3 + 0.01 * (number // 2))
+        soundfile.write(tmp_path / f"u{number}.wav", wav, 16000)
+    files = {f"u{i}": tmp_path / f"u{i}.wav" for i in range(40)}
+    (tmp_path / "slow_encoder.py").write_text(SLOW)
+    monkeypatch.syspath_prepend(tmp_path)
+    from slow_encoder import Slow
+
+    def run(cache, out):
+        encoder = Slow(0.0)
+        found = extract(
+            encoder, files, cache=tmp_path / cache, batch_seconds=1, progress=False
+        )
+        found.save(tmp_path / out)
+        return encoder.calls
+
+    assert run("a", "straight.npz") == 20
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path), str(tmp_path / "b")]
+    process = subprocess.Popen(command, env=environment)
+    until = time.monotonic() + 60
+    while len(list((tmp_path / "b").glob("*/part-*.npz"))) < 4:
+        assert time.monotonic() < until and process.poll() is None
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert 0 < run("b", "killed.npz") <= 16  # the batches that were left
+    straight, killed = (tmp_path / f"{n}.npz" for n in ("straight", "killed"))
+    assert straight.read_bytes() == killed.read_bytes()

@@ -1,0 +1,311 @@
+"""Audio intake: an answer or a clear error, never a wrong silent score."""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import HealthCheck, given, settings, strategies as st
+from model_folders import write_model
+
+from sb_margins.errors import UserError
+from sb_margins.inference import SpeakerVerifier, read_recording
+from sb_margins.inference.audio import LONGEST
+
+RATE = 16000
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return SpeakerVerifier.from_hparams(
+        write_model(tmp_path_factory.mktemp("audio") / "model")
+    )
+
+
+@pytest.fixture(scope="module")
+def voice(make_voice):
+    return make_voice(2, 1, 2.5)
+
+
+def cosine(model, one, two):
+    found = model.encode_files([one, two])
+    return float(torch.nn.functional.cosine_similarity(found[:1], found[1:])[0])
+
+
+@pytest.fixture
+def plain(voice, tmp_path):
+    path = tmp_path / "plain.wav"
+    soundfile.write(path, voice, RATE, subtype="FLOAT")
+    return path
+
+
+LOSSLESS = [
+    ("wav", "PCM_16"),
+    ("wav", "PCM_24"),
+    ("wav", "PCM_32"),
+    ("wav", "FLOAT"),
+    ("wav", "DOUBLE"),
+    ("flac", "PCM_16"),
+    ("flac", "PCM_24"),
+    ("aiff", "PCM_16"),
+    ("au", "PCM_16"),
+    ("caf", "PCM_16"),
+    ("w64", "PCM_16"),
+    ("rf64", "PCM_16"),
+]
+LOSSY = [
+    ("wav", "PCM_U8"),
+    ("wav", "ULAW"),
+    ("wav", "ALAW"),
+    ("wav", "IMA_ADPCM"),
+    ("wav", "MS_ADPCM"),
+    ("wav", "GSM610"),
+    ("ogg", "VORBIS"),
+    ("ogg", "OPUS"),
+    ("mp3", "MPEG_LAYER_III"),
+]
+
+
+@pytest.mark.parametrize("kind, subtype", LOSSLESS)
+def test_every_lossless_format_gives_the_same(
+    model, voice, plain, tmp_path, kind, subtype
+):
+    path = tmp_path / f"x.{kind}"
+    soundfile.write(path, voice, RATE, subtype=subtype, format=kind.upper())
+    assert not read_recording(path).notes
+    assert cosine(model, plain, path) > 0.9999
+
+
+@pytest.mark.parametrize("kind, subtype", LOSSY)
+def test_every_lossy_format_is_read(model, voice, plain, tmp_path, kind, subtype):
+    if subtype not in soundfile.available_subtypes(kind.upper()):
+        pytest.skip(f"this libsndfile has no {subtype}")
+    path = tmp_path / f"x.{kind}"
+    soundfile.write(path, voice, RATE, subtype=subtype, format=kind.upper())
+    assert not read_recording(path).notes
+    assert cosine(model, plain, path) > 0.8
+
+
+def test_same_samples_in_wav_and_flac_score_the_same(model, voice, tmp_path):
+    whole = np.round(voice * 32767).astype(np.int16)
+    for kind in ("wav", "flac"):
+        soundfile.write(tmp_path / f"x.{kind}", whole, RATE)
+    one = model.encode_files([tmp_path / "x.wav"])
+    two = model.encode_files([tmp_path / "x.flac"])
+    assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize(
+    "rate", [8000, 11025, 22050, 44100, 44101, 48000, 96000, 192000]
+)
+def test_sampling_rates(model, voice, tmp_path, rate):
+    """Resampled speech stays near its band-limited original."""
+    from scipy.signal import resample_poly
+
+    from sb_margins.data.audio import resample
+
+    other = resample(voice, RATE, rate)
+    soundfile.write(tmp_path / "other.wav", other, rate, subtype="FLOAT")
+    band = voice
+    if rate < RATE:
+        band = resample_poly(resample_poly(voice, rate, RATE), RATE, rate)
+    soundfile.write(tmp_path / "own.wav", band, RATE, subtype="FLOAT")
+    got = read_recording(tmp_path / "other.wav")
+    assert abs(len(got.wav) - len(voice)) <= 2
+    assert cosine(model, tmp_path / "own.wav", tmp_path / "other.wav") > 0.99
+
+
+def test_low_rate_is_told(voice, tmp_path):
+    soundfile.write(tmp_path / "x.wav", voice[::4], 4000)
+    assert "bandwidth of 2 kHz" in read_recording(tmp_path / "x.wav").notes[0]
+
+
+@pytest.mark.parametrize("channels", [2, 8])
+def test_equal_channels_are_one(model, voice, plain, tmp_path, channels):
+    path = tmp_path / "many.wav"
+    soundfile.write(path, np.stack([voice] * channels, 1), RATE, subtype="FLOAT")
+    assert cosine(model, plain, path) > 0.99999
+
+
+def test_one_silent_channel_is_fine(model, voice, plain, tmp_path):
+    path = tmp_path / "left.wav"
+    both = np.stack([voice, np.zeros_like(voice)], 1)
+    soundfile.write(path, both, RATE, subtype="FLOAT")
+    assert cosine(model, plain, path) > 0.999
+
+
+def bad(tmp_path, wav, rate=RATE, subtype="FLOAT"):
+    path = tmp_path / "bad.wav"
+    soundfile.write(path, wav, rate, subtype=subtype)
+    return path
+
+
+ERRORS = {
+    "10 ms": (lambda v: v[:160], "too short: 0.010 s"),
+    "nothing": (lambda v: v[:0], "too short: 0.000 s"),
+    "zeros": (np.zeros_like, "is silent"),
+    "constant": (lambda v: np.full_like(v, 0.5), "is silent"),
+    "whisper of noise": (lambda v: v * 1e-5, "is silent"),
+    "one NaN": (lambda v: np.where(np.arange(len(v)) == 9, np.nan, v), "NaN"),
+    "one infinity": (lambda v: np.where(np.arange(len(v)) == 9, -np.inf, v), "NaN or"),
+    "cancelling": (lambda v: np.stack([v, -v], 1), "cancel each other"),
+    "spike": (lambda v: np.where(np.arange(len(v)) == 9, 1e30, v), "is damaged"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(ERRORS))
+def test_hopeless_audio_is_refused(model, voice, tmp_path, name):
+    change, message = ERRORS[name]
+    path = bad(tmp_path, change(voice))
+    with pytest.raises(UserError, match=message) as caught:
+        model.encode_files([path])
+    assert str(path) in str(caught.value)
+
+
+NOTES = {
+    "short": (lambda v: v[:8000], "only 0.50 s long"),
+    "quiet": (lambda v: v * 1e-3, "very quiet"),
+    "clipped": (lambda v: np.clip(v * 8, -1, 1), "clipped"),
+    "integers": (lambda v: v * 32768, "times full scale; scaled back"),
+    "mostly silence": (lambda v: np.where(np.arange(len(v)) < 4000, v, 0), "of sound"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(NOTES))
+def test_poor_audio_is_told(voice, tmp_path, name):
+    change, message = NOTES[name]
+    notes = read_recording(bad(tmp_path, change(voice))).notes
+    assert any(message in note for note in notes), notes
+
+
+def test_integer_scale_does_not_change_the_score(model, voice, plain, tmp_path):
+    assert cosine(model, plain, bad(tmp_path, voice * 32768)) > 0.9999
+
+
+def test_good_audio_is_not_told(plain):
+    assert read_recording(plain).notes == []
+
+
+def test_an_hour_is_read_to_the_limit(voice, tmp_path):
+    path = tmp_path / "hour.wav"
+    block = voice[::2]
+    with soundfile.SoundFile(path, "w", 8000, 1, subtype="PCM_U8") as file:
+        written = 0
+        while written < 3600 * 8000:
+            file.write(block)
+            written += len(block)
+    recording = read_recording(path)
+    assert recording.seconds == LONGEST
+    assert "the first 120 s are used" in recording.notes[0]
+
+
+@pytest.mark.parametrize("name", ["none.wav", "folder", "text.wav", "empty.wav"])
+def test_not_audio(tmp_path, name):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "text.wav").write_text("this is not audio" * 100)
+    (tmp_path / "empty.wav").touch()
+    with pytest.raises(UserError, match="no such audio file|cannot be read as audio"):
+        read_recording(tmp_path / name)
+
+
+def test_device_files_are_not_read():
+    with pytest.raises(UserError, match="no such audio file"):
+        read_recording("/dev/zero")
+
+
+@pytest.mark.parametrize("kind", ["wav", "flac", "ogg", "mp3", "aiff"])
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.6, 0.95])
+def test_truncation_is_told(voice, tmp_path, kind, share):
+    path = tmp_path / f"x.{kind}"
+    soundfile.write(path, voice, RATE)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    try:
+        assert read_recording(path).notes
+    except UserError as error:
+        assert str(path) in str(error)
+
+
+@pytest.mark.parametrize("offset, value", [(22, 9), (24, 999), (24, 7999)])
+def test_wrong_header_is_told(voice, tmp_path, offset, value):
+    """Channels or rate changed, the rest of the header left as it was."""
+    path = tmp_path / "x.wav"
+    soundfile.write(path, voice, RATE)
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<H", content, offset, value)
+    path.write_bytes(content)
+    try:
+        notes = read_recording(path).notes
+    except UserError:
+        return
+    assert any("contradicts itself" in note for note in notes)
+
+
+FORMATS = ["wav", "flac", "ogg", "mp3", "aiff"]
+
+
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    database=None,
+)
+@given(data=st.data(), kind=st.sampled_from(FORMATS))
+def test_damaged_files_never_give_nonsense(data, kind, model, voice, tmp_path):
+    """Bits flipped, bytes cut out, put in, cut off: embeddings are finite and the
+    sound is what is left of the original, or an error names the file."""
+    path = tmp_path / f"fuzz.{kind}"
+    soundfile.write(path, voice[: 16000 + 4000], RATE)
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, max(0, len(content) - 1)))
+        how = data.draw(st.sampled_from(["flip", "cut", "insert", "end", "header"]))
+        if how == "flip" and content:
+            content[at] ^= 1 << data.draw(st.integers(0, 7))
+        elif how == "cut":
+            del content[at : at + data.draw(st.integers(1, 2000))]
+        elif how == "insert":
+            content[at:at] = data.draw(st.binary(min_size=1, max_size=64))
+        elif how == "end":
+            del content[at:]
+        elif content:
+            content[at % min(64, len(content))] = data.draw(st.integers(0, 255))
+    path.write_bytes(bytes(content))
+    try:
+        recording = read_recording(path)
+    except UserError as error:
+        assert str(path) in str(error)
+        return
+    assert np.isfinite(recording.wav).all() and recording.seconds >= 0.2
+    embedding = model.encode_batch(torch.from_numpy(recording.wav[: RATE * 3]))
+    assert torch.isfinite(embedding).all()
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    database=None,
+)
+@given(
+    seed=st.integers(0, 2**31),
+    level=st.floats(-90, 30),
+    rate=st.sampled_from([4000, 8000, 12000, 16000, 32000, 44100, 192000]),
+    channels=st.integers(1, 8),
+    subtype=st.sampled_from(["PCM_U8", "PCM_16", "PCM_24", "FLOAT", "DOUBLE"]),
+    seconds=st.floats(0.0, 1.5),
+)
+def test_any_signal(seed, level, rate, channels, subtype, seconds, model, tmp_path):
+    noise = np.random.default_rng(seed).standard_normal((int(rate * seconds), channels))
+    noise *= 0.1 * 10 ** (level / 20)
+    path = tmp_path / "any.wav"
+    soundfile.write(path, noise, rate, subtype=subtype)
+    try:
+        found = model.encode_files([path])
+    except UserError as error:
+        assert str(path) in str(error)
+        return
+    assert torch.isfinite(found).all() and found.norm() > 0

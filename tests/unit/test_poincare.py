@@ -1,0 +1,129 @@
+"""The ball's primitives: accuracy over radii, extremes, gradients."""
+
+import mpmath
+import pytest
+import torch
+
+from sb_margins import poincare as ball
+from sb_margins.precision import island, normalize, safe_norm, upcast
+
+mpmath.mp.dps = 60
+
+
+def reference(u, v, c):
+    """Hyperbolic law of cosines with 60 digits."""
+    u, v = ([mpmath.mpf(float(t)) for t in w] for w in (u, v))
+    root = mpmath.sqrt(mpmath.mpf(float(c)))
+    nu, nv = (mpmath.sqrt(sum(t * t for t in w)) for w in (u, v))
+    cos = sum(a * b for a, b in zip(u, v, strict=True)) / (nu * nv)
+    a, b = 2 * root * nu, 2 * root * nv
+    arg = mpmath.cosh(a) * mpmath.cosh(b) - mpmath.sinh(a) * mpmath.sinh(b) * cos
+    return float(mpmath.acosh(arg) / root)
+
+
+@pytest.mark.parametrize("radius", [1e-3, 0.1, 1.0, 3.0, 5.0, 10.0, 20.0, 40.0])
+@pytest.mark.parametrize("c", [0.5, 1.0, 3.0])
+def test_tangent_distance_is_exact_at_any_radius(radius, c):
+    torch.manual_seed(0)
+    u, v = (radius * normalize(torch.randn(6, 8)) * torch.rand(6, 1) for _ in "uv")
+    exact = torch.tensor([reference(a, b, c) for a, b in zip(u, v, strict=True)])
+    pair = ball.tangent_distance(u, v, curvature=c)
+    matrix = ball.tangent_matrix(u, v, curvature=c).diagonal()
+    torch.testing.assert_close(pair, exact, rtol=3e-6, atol=1e-9)
+    torch.testing.assert_close(matrix, exact, rtol=5e-6, atol=1e-5 * min(radius, 1.0))
+
+
+@pytest.mark.parametrize("radius", [1e-3, 1.0, 5.0, 12.0, 20.0])
+def test_gradients_in_single_precision(radius):
+    torch.manual_seed(1)
+    u, w = (radius * normalize(torch.randn(n, 32)) for n in (8, 50))
+    found = []
+    for dtype in (torch.float64, torch.float32):
+        a, b = (t.to(dtype).requires_grad_() for t in (u, w))
+        loss = (-3 * ball.tangent_matrix(a, b)).logsumexp(1).mean()
+        found.append([g.double() for g in torch.autograd.grad(loss, (a, b))])
+    for exact, single in zip(*found, strict=True):
+        assert (single - exact).norm() / exact.norm() < 5e-5
+
+
+def test_close_points_keep_their_digits():
+    x = torch.tensor([[0.3, -0.2]], requires_grad=True)
+    y = torch.tensor([[0.3, -0.2 + 3e-7]], requires_grad=True)
+    wide = ball.distance(x.double(), y.double())
+    torch.testing.assert_close(ball.distance(x, y).double(), wide, rtol=1e-5, atol=0)
+    u = x.detach() * 3
+    v = u * 1.001
+    wide = ball.tangent_distance(u.double(), v.double())
+    near = ball.tangent_distance(u, v).double()
+    torch.testing.assert_close(near, wide, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_extremes_are_finite(dtype):
+    rows = [
+        [0, 0],
+        [1e-30, 0],
+        [0.1, 0.2],
+        [-0.1, -0.2],
+        [3, 4],
+        [1e4, 0],
+        [1e30, 1e30],
+    ]
+    u = torch.tensor(rows, dtype=dtype)
+    for make in (
+        lambda a, b: ball.tangent_distance(a[:, None], b[None], curvature=1.0),
+        lambda a, b: ball.tangent_matrix(a, b, curvature=1.0),
+        lambda a, b: ball.distance(
+            ball.clip(a, radius=0.5)[:, None], ball.clip(b, radius=0.5)[None]
+        ),
+    ):
+        a, b = u.clone().requires_grad_(), u.clone().requires_grad_()
+        d = make(a, b)
+        assert torch.isfinite(d).all() and (d >= 0).all()
+        d.sum().backward()
+        assert torch.isfinite(a.grad).all() and torch.isfinite(b.grad).all()
+        # further out a product of matrices cannot tell equal from near
+        assert (d.diagonal()[:5] <= 1e-6).all()
+
+
+def test_gradcheck():
+    x, y = (0.4 * torch.rand(3, 4, dtype=torch.float64) for _ in "xy")
+    x.requires_grad_()
+    y.requires_grad_()
+    c = torch.tensor(0.8, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(ball.distance, (x, y))
+    assert torch.autograd.gradcheck(
+        lambda a, b, k: ball.tangent_distance(a, b, curvature=k), (x, y, c)
+    )
+    assert torch.autograd.gradcheck(
+        lambda a, b, k: ball.tangent_matrix(a, b, curvature=k), (x, y, c)
+    )
+    assert torch.autograd.gradcheck(lambda a, k: ball.exp_map(a, curvature=k), (x, c))
+    assert torch.autograd.gradcheck(lambda a: ball.clip(a, radius=0.3), (x,))
+    assert torch.autograd.gradcheck(normalize, (x,))
+    assert torch.autograd.gradcheck(ball.norm, (x,))
+
+
+def test_norms_of_anything():
+    x = torch.tensor([[3e30, 4e30], [3e-30, 4e-30], [0, 0], [3, 4]])
+    torch.testing.assert_close(
+        safe_norm(x), torch.tensor([5e30, 5e-30, 0.0, 5.0]), rtol=1e-6, atol=0
+    )
+    x.requires_grad_()
+    normalize(x).sum().backward()
+    assert torch.isfinite(x.grad).all()
+
+
+def test_half_precision_gradients_saturate():
+    x = torch.ones(2, dtype=torch.float16, requires_grad=True)
+    (upcast(x) * 1e30).sum().backward()
+    assert (x.grad == torch.finfo(torch.float16).max).all()
+    assert upcast(torch.ones(2, dtype=torch.int64)).dtype == torch.float32
+
+
+def test_island_keeps_autocast_out():
+    a = torch.ones(2, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert (a @ a).dtype == torch.bfloat16
+        with island(a.device, exact=True):
+            assert (a @ a).dtype == torch.float32

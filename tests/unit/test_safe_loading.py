@@ -1,0 +1,307 @@
+"""Loading a model folder runs nothing of it: a hostile corpus, and what still works."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+
+import hostile_models
+import pytest
+import torch
+from hyperpyyaml import load_hyperpyyaml
+from model_folders import encode, modules, settings, write_model
+from speechbrain.inference.speaker import SpeakerRecognition
+
+from sb_margins.errors import UserError
+from sb_margins.inference import SpeakerVerifier, safe_hparams
+from sb_margins.inference.allowed import MODULES, locate
+
+
+@pytest.fixture(scope="module")
+def good_model(tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp("good") / "model")
+
+
+@pytest.fixture
+def copy(good_model, tmp_path):
+    return shutil.copytree(good_model, tmp_path / "here" / "model")
+
+
+def tree(folder):
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*"))
+
+
+def test_the_corpus_is_large():
+    assert len(hostile_models.CASES) >= 80
+
+
+@pytest.mark.parametrize("name", sorted(hostile_models.CASES))
+def test_hostile_folder_is_refused(name, copy, tmp_path, monkeypatch):
+    mark = tmp_path / "mark"
+    hostile_models.CASES[name](copy, mark)
+    # As if somebody ran Python in the downloaded folder.
+    monkeypatch.chdir(copy)
+    monkeypatch.syspath_prepend(str(copy))
+    before, imported = tree(tmp_path), set(sys.modules)
+    with pytest.raises(UserError) as caught:
+        SpeakerVerifier.from_hparams(copy)
+    assert not mark.exists()
+    assert tree(tmp_path) == before
+    assert 20 < len(str(caught.value)) < 900
+    assert not {"antigravity", "payload"} & (set(sys.modules) - imported)
+
+
+RUN_ALL = """
+import sys
+from hyperpyyaml import load_hyperpyyaml
+for path in sys.argv[1:]:
+    try:
+        load_hyperpyyaml(open(path))
+    except BaseException:
+        pass
+"""
+
+
+def test_payloads_are_live(good_model, tmp_path):
+    """HyperPyYAML itself runs these, so refusing them means something."""
+    paths = []
+    for name in sorted(hostile_models.LIVE):
+        folder = shutil.copytree(good_model, tmp_path / name / "model")
+        hostile_models.CASES[name](folder, tmp_path / f"mark_{name}")
+        paths.append(folder / "hyperparams.yaml")
+    command = [sys.executable, "-c", RUN_ALL, *paths]
+    subprocess.run(command, capture_output=True, timeout=120, check=True)
+    blanks = [n for n in hostile_models.LIVE if not (tmp_path / f"mark_{n}").exists()]
+    assert len(hostile_models.LIVE) >= 15 and not blanks
+
+
+def test_pickles_are_live(copy, tmp_path):
+    mark = tmp_path / "mark"
+    hostile_models.CASES["pickle_in_weights"](copy, mark)
+    torch.load(copy / "embedding_model.ckpt", weights_only=False)
+    assert mark.exists()
+
+
+def test_trust_is_the_way_out(copy, tmp_path):
+    mark = tmp_path / "mark"
+    hostile_models.append(copy, f"x: !apply:os.system ['touch {mark}']")
+    with pytest.raises(UserError, match="trust=True"):
+        SpeakerVerifier.from_hparams(copy)
+    assert not mark.exists()
+    model = SpeakerVerifier.from_hparams(copy, trust=True)
+    assert mark.exists() and model.threshold() == 0.5
+
+
+def test_safe_and_trusting_loads_agree(copy):
+    wavs = torch.randn(2, 20000)
+    safe = SpeakerVerifier.from_hparams(copy).encode_batch(wavs)
+    trusting = SpeakerVerifier.from_hparams(copy, trust=True).encode_batch(wavs)
+    assert torch.equal(safe, trusting)
+
+
+def test_loading_writes_nothing(copy, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    before = tree(tmp_path)
+    SpeakerVerifier.from_hparams(copy)
+    assert tree(tmp_path) == before
+
+
+def test_read_only_folder_loads(copy):
+    for path in [*copy.iterdir(), copy]:
+        os.chmod(path, 0o555 if path.is_dir() else 0o444)
+    try:
+        SpeakerVerifier.from_hparams(copy)
+    finally:
+        os.chmod(copy, 0o755)
+
+
+def test_run_options_of_the_yaml_are_not_followed(copy):
+    hostile_models.append(copy, "device: cuda:7\njit: True\ncompile: True\ndebug: True")
+    model = SpeakerVerifier.from_hparams(copy, run_opts={"device": "cpu"})
+    assert model.device == "cpu" and not model.jit and not model.compile
+
+
+def test_hub_cache_layout(good_model, tmp_path):
+    """Files of the hub's cache are links to blobs of the same repository."""
+    from sb_margins.inference.model_folder import ModelFolder
+
+    repo = tmp_path / "models--a--b"
+    (repo / "blobs").mkdir(parents=True)
+    snapshot = repo / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    for path in good_model.iterdir():
+        shutil.copy(path, repo / "blobs" / path.name)
+        (snapshot / path.name).symlink_to(repo / "blobs" / path.name)
+    assert ModelFolder(snapshot, repo).file("embedding_model.ckpt").is_file()
+    with pytest.raises(UserError, match="out of the model folder"):
+        ModelFolder(snapshot, snapshot).file("embedding_model.ckpt")
+
+
+HUB_STYLE = """
+pretrained_path: speechbrain/spkrec-tiny
+n_mels: 40
+{encoder}
+compute_features: !new:speechbrain.lobes.features.Fbank
+    n_mels: !ref <n_mels>
+mean_var_norm: !new:speechbrain.processing.features.InputNormalization
+    norm_type: sentence
+    std_norm: False
+emb_dim: 24
+mean_var_norm_emb: !new:speechbrain.processing.features.InputNormalization
+    norm_type: global
+    std_norm: False
+classifier: !new:speechbrain.lobes.models.ECAPA_TDNN.Classifier
+    input_size: 24
+    out_neurons: 3
+modules:
+    compute_features: !ref <compute_features>
+    mean_var_norm: !ref <mean_var_norm>
+    embedding_model: !ref <embedding_model>
+    mean_var_norm_emb: !ref <mean_var_norm_emb>
+    classifier: !ref <classifier>
+label_encoder: !new:speechbrain.dataio.encoder.CategoricalEncoder
+pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
+    loadables:
+        embedding_model: !ref <embedding_model>
+        mean_var_norm_emb: !ref <mean_var_norm_emb>
+        classifier: !ref <classifier>
+        label_encoder: !ref <label_encoder>
+    paths:
+        embedding_model: !ref <pretrained_path>/embedding_model.ckpt
+        mean_var_norm_emb: !ref <pretrained_path>/mean_var_norm_emb.ckpt
+        classifier: !ref <pretrained_path>/classifier.ckpt
+        label_encoder: !ref <pretrained_path>/label_encoder.txt
+"""
+
+
+def test_models_in_the_style_of_the_hub_load(tmp_path):
+    """SpeechBrain's own model folders name hub paths; their files lie beside."""
+    from model_folders import ENCODERS
+
+    text = HUB_STYLE.format(encoder=ENCODERS["ecapa"])
+    (tmp_path / "hyperparams.yaml").write_text(text)
+    made = modules(settings())
+    torch.save(made["embedding_model"].state_dict(), tmp_path / "embedding_model.ckpt")
+    built = load_hyperpyyaml(text)
+    torch.save(built["classifier"].state_dict(), tmp_path / "classifier.ckpt")
+    norm = built["mean_var_norm_emb"]
+    norm(torch.randn(4, 5, 24))
+    norm._save(tmp_path / "mean_var_norm_emb.ckpt")
+    encoder = built["label_encoder"]
+    encoder.update_from_iterable(["a", "b", "c"], sequence_input=False)
+    encoder.save(tmp_path / "label_encoder.txt")
+    model = SpeakerVerifier.from_hparams(tmp_path)
+    wavs = torch.randn(2, 16000)
+    assert torch.allclose(model.encode_batch(wavs), encode(made, wavs), atol=1e-6)
+    assert model.classify_batch(wavs)[3][0] in ("a", "b", "c")
+    with pytest.raises(UserError, match="no calibrated threshold"):
+        model.verify_batch(wavs, wavs)
+    assert model.verify_batch(wavs, wavs, threshold=0.25)[1].all()
+
+
+EQUAL = """
+a: 3
+b: !ref <a> * 2
+c: !ref <b> // 4 + 1.5
+d: !ref <a>/x/<b>
+e: [!ref <a>, 1e-3, true, null, yes, 0x10, 1_000, "1", -4, .5]
+f: (3, 4.5, x)
+g: !tuple (1, 2)
+i: {k: {l: !ref <c>}}
+j: !ref <i[k][l]>
+k: !copy <e>
+l: !new:torch.nn.Linear [!ref <a>, !ref <b>]
+m: !ref <l>
+n: !name:torch.nn.LeakyReLU
+    negative_slope: 0.2
+o: !new:torch.nn.ReLU
+p: !name:torch.nn.ReLU
+q: &anchored [1, 2]
+r: *anchored
+s: 'quoted (1, 2)'
+t: "(1, 2)"
+u: !ref -<a>
+v: 2 ** 3
+w: !ref <a> ** 2 % 5
+__hidden: 1
+"""
+
+
+def test_same_meaning_as_hyperpyyaml():
+    ours, theirs = safe_hparams(EQUAL), load_hyperpyyaml(EQUAL)
+    assert set(ours) == set(theirs)
+    for key in set(theirs) - {"l", "m", "n", "o", "p"}:
+        assert ours[key] == theirs[key], key
+        assert type(ours[key]) is type(theirs[key]), key
+    assert ours["m"] is ours["l"] and ours["r"] is ours["q"]
+    assert ours["k"] is not ours["e"]
+    assert ours["n"]().negative_slope == theirs["n"]().negative_slope
+    assert ours["p"] is theirs["p"] and isinstance(ours["o"], torch.nn.ReLU)
+
+
+def test_overrides():
+    text = "n: 3\nm: !ref <n> * 2\nx: !PLACEHOLDER"
+    assert safe_hparams(text, {"n": 5, "x": 1}) == {"n": 5, "m": 10, "x": 1}
+    with pytest.raises(UserError, match="no z to override"):
+        safe_hparams("n: 1", {"z": 1})
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_listed_modules_exist(name):
+    """A misspelt or renamed module in the list would refuse good models."""
+    import importlib
+
+    classes = [
+        value
+        for key, value in vars(importlib.import_module(name)).items()
+        if isinstance(value, type)
+        and issubclass(value, torch.nn.Module)
+        and value.__module__ == name
+        and not key.startswith("_")
+    ]
+    assert classes
+    for found in classes:
+        assert locate(f"{name}.{found.__name__}") is found
+
+
+def test_listed_modules_do_not_touch_files():
+    """The list's premise: no class on it opens files, sockets, processes or names."""
+    import ast
+    import importlib
+
+    banned = {"open", "eval", "exec", "load", "system", "urlopen", "urlretrieve"}
+    banned |= {"import_module", "__import__", "fetch", "popen", "Popen", "locate"}
+    for name in MODULES:
+        path = importlib.import_module(name).__file__
+        with open(path, encoding="utf-8") as file:
+            parsed = ast.parse(file.read())
+        for node in ast.walk(parsed):
+            if isinstance(node, ast.Call):
+                called = getattr(node.func, "id", getattr(node.func, "attr", ""))
+                if called == "load" and name == "speechbrain.processing.features":
+                    continue  # InputNormalization's hook, which we do not call
+                assert called not in banned, (name, node.lineno, called)
+
+
+@pytest.mark.parametrize(
+    "source, message",
+    [
+        ("./nowhere", "no such model folder"),
+        ("/nowhere/at/all", "no such model folder"),
+        ("a b c", "no such model folder"),
+    ],
+)
+def test_mistyped_sources(source, message):
+    with pytest.raises(UserError, match=message):
+        SpeakerVerifier.from_hparams(source)
+
+
+def test_options_of_speechbrain_need_trust(good_model):
+    with pytest.raises(UserError, match="only with trust=True"):
+        SpeakerVerifier.from_hparams(good_model, savedir="x")
+
+
+def test_stock_interface_still_loads(good_model):
+    assert SpeakerRecognition.from_hparams(source=str(good_model)).mods

@@ -1,0 +1,195 @@
+"""Trial lists of every corpus, enrolment of several utterances, score files."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sb_margins.errors import UserError
+from sb_margins.verification.score_file import main as metrics_command, read_scores
+from sb_margins.verification.trials import (
+    Trials,
+    read_models,
+    read_trials,
+    write_scores,
+    write_trials,
+)
+
+LISTS = {
+    "veri_test2.txt": (
+        "1 id10270/5r0dWxy17C8/00001.wav id10270/8jEAjG6SegY/00008.wav\n"
+        "0 id10270/5r0dWxy17C8/00001.wav id10300/ize_eiCFEg0/00003.wav\n"
+    ),
+    "trials.lst": (  # CN-Celeb
+        "id00800-enroll test/id00800-singing-01-001.wav 1\n"
+        "id00800-enroll test/id00801-speech-01-002.wav 0\n"
+    ),
+    "core-core.lst": "12345 audio/abcde.flac tgt\n12345 audio/fghij.flac imp\n",  # SITW
+    "kaldi_trials": "spk1 utt-1 target\nspk1 utt-2 nontarget\n",
+    "crlf.txt": "\ufeff1\ta\tb\r\n\r\n0\ta\tc\r\n",
+    "pairs.csv": 'Enroll,test,target\n"a b.wav",c.wav,1\n"a b.wav",d.wav,0\n',
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_forms_are_recognised(tmp_path, name):
+    (tmp_path / name).write_text(LISTS[name], encoding="utf-8", newline="")
+    trials = read_trials(tmp_path / name)
+    assert trials.labels.tolist() == [1, 0]
+    assert len(trials) == 2
+    assert trials.enrol[0] == trials.enrol[1]
+    assert trials.test[0] != trials.test[1]
+    assert not {"1", "0", "tgt", "target"} & {*trials.enrol, *trials.test}
+
+
+def test_lists_without_labels(tmp_path):
+    (tmp_path / "a.txt").write_text("a b\nc d\n")
+    assert read_trials(tmp_path / "a.txt").labels is None
+    (tmp_path / "a.csv").write_text("enrol,test\na,b\n")
+    trials = read_trials(tmp_path / "a.csv")
+    assert trials.labels is None and trials.test == ["b"]
+
+
+def test_names_that_look_like_labels(tmp_path):
+    """Speakers called 1 and 7: only the last column always holds a label."""
+    (tmp_path / "a.txt").write_text("1 u1 target\n7 u2 nontarget\n")
+    assert read_trials(tmp_path / "a.txt").enrol == ["1", "7"]
+    (tmp_path / "b.txt").write_text("1 u1 1\n0 u2 0\n")
+    with pytest.raises(UserError, match="cannot tell which column"):
+        read_trials(tmp_path / "b.txt")
+
+
+@pytest.mark.parametrize(
+    "text, told",
+    [
+        ("", "holds no trials"),
+        ("1 a b\n1 a\n", "line 2"),
+        ("1 a b c\n", "line 1"),
+        ("1 a b\n2 a c\n", "line 2: '2' is no label"),
+        ("a b c\n", "cannot tell"),
+    ],
+)
+def test_broken_lists_are_told(tmp_path, text, told):
+    path = tmp_path / "list.txt"
+    path.write_text(text)
+    with pytest.raises(UserError, match=told):
+        read_trials(path)
+    with pytest.raises(UserError, match="no trial list"):
+        read_trials(tmp_path / "nowhere.txt")
+
+
+def test_broken_csv_is_told(tmp_path):
+    path = tmp_path / "list.csv"
+    path.write_text("label,one,two\n1,a,b\n")
+    with pytest.raises(UserError, match="columns enrol and test"):
+        read_trials(path)
+    path.write_text("label,enrol,test\n1,a\n")
+    with pytest.raises(UserError, match="line 2: 2 fields"):
+        read_trials(path)
+
+
+def test_enrolment_of_several_utterances(tmp_path):
+    (tmp_path / "trials").write_text("m1 t1 target\nm2 t1 nontarget\n")
+    (tmp_path / "spk2utt").write_text("m1 a b\nm2 c\nm1 d a\nm3 e\n")
+    trials = read_trials(tmp_path / "trials", enrolment=tmp_path / "spk2utt")
+    assert trials.models["m1"] == ("a", "b", "d")
+    assert trials.utterances == ["a", "b", "c", "d", "t1"]  # e is not needed
+    with pytest.raises(UserError, match="3 of 5 .* not in the corpus: b, d, t1"):
+        trials.check({"a", "c"}, "the corpus")
+    fewer = trials.without({"b", "c"})
+    assert fewer.enrol == ["m1"] and fewer.models["m1"] == ("a", "d")
+    assert trials.without({"t1"}).enrol == []
+    (tmp_path / "bad").write_text("m1\n")
+    with pytest.raises(UserError, match="line 1"):
+        read_models(tmp_path / "bad")
+
+
+def test_many_missing_utterances_are_counted():
+    trials = Trials([f"a{i}" for i in range(50)], ["b"] * 50)
+    with pytest.raises(UserError, match=r"50 of 51 .*\(and 30 more\)"):
+        trials.check({"b"})
+
+
+def test_round_trips(tmp_path):
+    trials = Trials(["a", "b"], ["c", "d"], np.array([1, 0], np.int8))
+    write_trials(tmp_path / "t.txt", trials)
+    again = read_trials(tmp_path / "t.txt")
+    assert (again.enrol, again.test) == (trials.enrol, trials.test)
+    scores = np.array([1 / 3, -1e-7], np.float32)
+    write_scores(tmp_path / "s.txt", trials, scores)
+    found, values = read_scores(tmp_path / "s.txt")
+    assert values.astype(np.float32).tolist() == scores.tolist()
+    assert found.labels.tolist() == [1, 0] and found.test == ["c", "d"]
+
+
+SCORES = {
+    "speechbrain": "a b 1 0.75\na c 0 -0.1\n",
+    "wespeaker": "a b 0.75 target\na c -0.1 nontarget\n",
+    "ours": "1 a b 0.75\n0 a c -0.1\n",
+    "csv with header": "enrol,test,label,score\na,b,1,0.75\na,c,0,-0.1\n",
+    "label score": "1 0.75\n0 -0.1\n",
+    "score label": "0.75 1\n-0.1 0\n",
+}
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_score_files(tmp_path, name):
+    path = tmp_path / "scores.txt"
+    path.write_text(SCORES[name])
+    trials, scores = read_scores(path)
+    assert trials.labels.tolist() == [1, 0]
+    assert scores.tolist() == [0.75, -0.1]
+
+
+def test_three_columns_take_their_labels_from_the_list(tmp_path, capsys):
+    path, key = tmp_path / "scores.txt", tmp_path / "trials.txt"
+    path.write_text("a c -0.1\na b 0.75\nx y 9\n")
+    key.write_text("1 a b\n0 a c\n")
+    trials, scores = read_scores(path, read_trials(key))
+    assert scores.tolist() == [0.75, -0.1]
+    assert metrics_command([str(path), "--trials", str(key), "--bootstrap", "0"]) == 0
+    assert "0.00 %" in capsys.readouterr().out
+    with pytest.raises(UserError, match="--trials"):
+        read_scores(path)
+    key.write_text("1 a b\n0 a d\n")
+    with pytest.raises(UserError, match="lacks 1 of the list's 2 trials"):
+        read_scores(path, read_trials(key))
+
+
+@pytest.mark.parametrize(
+    "text, told",
+    [
+        ("", "no scores"),
+        ("a b 1 0.5\na b 0\n", "line 2"),
+        ("a b c d\n", "no scores"),
+        ("a b 0.5 0.7\n", "cannot tell the columns"),
+        ("a 0.5 b\n", "cannot tell the columns"),
+    ],
+)
+def test_broken_score_files_are_told(tmp_path, text, told):
+    path = tmp_path / "scores.txt"
+    path.write_text(text)
+    with pytest.raises(UserError, match=told):
+        read_scores(path)
+
+
+def test_metrics_command_compares_and_draws(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    labels = (np.arange(600) % 3 == 0).astype(int)
+    names = [f"s{i % 20}/u{i}" for i in range(600)]
+    others = [
+        f"s{i % 20 if x else (i + 1) % 20}/v{i}" for i, x in enumerate(labels.tolist())
+    ]
+    for name, noise in (("good", 0.3), ("bad", 1.5)):
+        scores = labels + noise * rng.standard_normal(600)
+        rows = zip(labels, names, others, scores, strict=True)
+        text = "".join(f"{x} {e} {t} {s}\n" for x, e, t, s in rows)
+        (tmp_path / f"{name}.txt").write_text(text)
+    argv = [str(tmp_path / "good.txt"), f"noisy={tmp_path / 'bad.txt'}"]
+    argv += ["--bootstrap", "100", "--det", str(tmp_path / "det.png")]
+    argv += ["--json", str(tmp_path / "m.json"), "--p-target", "0.05"]
+    assert metrics_command(argv) == 0
+    out = capsys.readouterr().out
+    assert "noisy differs from good" in out and "minDCF(0.05)" in out
+    assert (tmp_path / "det.png").stat().st_size > 10_000
+    assert '"eer interval"' in (tmp_path / "m.json").read_text()

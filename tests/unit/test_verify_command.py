@@ -1,0 +1,233 @@
+"""`sb-margins verify`, from a model or from embeddings, to files that repeat."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from model_folders import write_model
+
+from sb_margins.cli import main
+from sb_margins.data import prepare
+from sb_margins.data.manifest import Manifest
+from sb_margins.similarity import PoincareSimilarity
+from sb_margins.verification.embeddings import Embeddings
+from sb_margins.verification.options import read_options
+from sb_margins.verification.trials import Trials, read_trials, write_trials
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return write_model(tmp_path_factory.mktemp("models") / "model")
+
+
+@pytest.fixture(scope="module")
+def lists(tiny_corpus, tmp_path_factory) -> Path:
+    """Two lists as VoxCeleb writes them, one with enrolled models."""
+    folder = tmp_path_factory.mktemp("lists")
+    names = sorted(
+        p.relative_to(tiny_corpus).as_posix() for p in tiny_corpus.rglob("*.wav")
+    )
+    speakers = np.array([n.split("/")[0] for n in names])
+    a, b = np.triu_indices(len(names), 1)
+    for name, keep in (("all", slice(None)), ("few", slice(None, None, 5))):
+        one, two = a[keep], b[keep]
+        labels = (speakers[one] == speakers[two]).astype(int)
+        sides = [names[i] for i in one], [names[i] for i in two]
+        write_trials(folder / f"{name}.txt", Trials(*sides, labels))
+    enrol, trials = [], []
+    for speaker in sorted(set(speakers)):
+        own = [n for n in names if n.startswith(f"{speaker}/")]
+        enrol.append(f"{speaker}-enroll {' '.join(own[:3])}\n")
+        for test in names:
+            if test not in own[:3]:
+                trials.append(f"{speaker}-enroll {test} {int(test in own)}\n")
+    (folder / "enroll.lst").write_text("".join(enrol))
+    (folder / "trials.lst").write_text("".join(trials))
+    return folder
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and "cache" not in p.parts
+    }
+
+
+def command(model, lists, tiny_corpus, out, *more):
+    trials = [f"O={lists / 'few.txt'}", f"E={lists / 'all.txt'}"]
+    argv = ["verify", "--model", str(model), "--data-root", str(tiny_corpus)]
+    argv += ["--trials", *trials, "--output-folder", str(out), "--bootstrap", "20"]
+    return [*argv, *more]
+
+
+def test_everything_is_written_and_two_runs_are_identical(
+    model, lists, tiny_corpus, tmp_path, capsys
+):
+    (tmp_path / "v.yaml").write_text("norm: as\ntop_k: 5\np_target: [0.01, 0.1]\n")
+    prepared = prepare("folder", tiny_corpus, tmp_path / "data")
+    argv = command(model, lists, tiny_corpus, tmp_path / "one")
+    argv += [f"C={lists / 'trials.lst'}", "--calibrate-on", "E"]
+    argv[argv.index("--trials") + 1 : argv.index("--output-folder")] += [argv.pop(-3)]
+    argv += ["--enrolment", f"C={lists / 'enroll.lst'}", "--subtract-mean"]
+    argv += ["--cohort", str(prepared.folder / "train.csv")]
+    argv += ["--quality", "duration", "magnitude", "cohort", "--save-embeddings"]
+    argv.insert(1, str(tmp_path / "v.yaml"))
+    assert main(argv) == 0
+    out = capsys.readouterr().out
+    assert "minDCF(0.1)" in out and "Cllr" in out and "as-norm (top 5 of" in out
+    first = files_of(tmp_path / "one")
+    expected = {"metrics.json", "det.png", "calibration.json", "embeddings.npz"}
+    for name in "OEC":
+        expected |= {f"{s}_{name}.txt" for s in ("scores", "llr")}
+        expected.add(f"histogram_{name}.png")
+    assert set(first) == expected
+    told = json.loads(first["metrics.json"])
+    assert told["lists"]["O"]["list"] == "few.txt" and len(told["model hash"]) >= 16
+    assert "min_dcf(p_target=0.1) interval" in told["lists"]["C"]
+    assert told["lists"]["O"]["calibration"] == "on E"
+    assert "torch" in told["versions"]
+    # Again from nothing: the same bytes.
+    argv[argv.index(str(tmp_path / "one"))] = str(tmp_path / "two")
+    assert main(argv) == 0
+    assert files_of(tmp_path / "two") == first
+
+
+def test_embeddings_and_model_give_the_same_scores(model, lists, tiny_corpus, tmp_path):
+    argv = command(model, lists, tiny_corpus, tmp_path / "one", "--save-embeddings")
+    assert main(argv) == 0
+    argv = ["verify", "--embeddings", str(tmp_path / "one" / "embeddings.npz")]
+    argv += ["--trials", f"O={lists / 'few.txt'}", "--output-folder"]
+    assert main([*argv, str(tmp_path / "two"), "--bootstrap", "0"]) == 0
+    name = "scores_O.txt"
+    assert (tmp_path / "one" / name).read_bytes() == (
+        tmp_path / "two" / name
+    ).read_bytes()
+    told = json.loads((tmp_path / "two" / "metrics.json").read_text())
+    assert "interval" not in told["lists"]["O"]
+
+
+def test_a_hyperbolic_model_scores_by_its_distance(lists, tiny_corpus, tmp_path):
+    model = write_model(tmp_path / "ham", similarity=PoincareSimilarity(curvature=3.0))
+    assert main(command(model, lists, tiny_corpus, tmp_path / "out")) == 0
+    told = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert told["lists"]["O"]["similarity"] == "PoincareSimilarity"
+    text = (tmp_path / "out" / "scores_O.txt").read_text().splitlines()
+    assert all(float(line.split()[-1]) <= 0 for line in text)
+
+
+def test_plda_backend(model, lists, tiny_corpus, tmp_path, capsys):
+    prepared = prepare("folder", tiny_corpus, tmp_path / "data")
+    every = [u for split in prepared.splits for u in prepared.manifest(split)]
+    Manifest(every, tiny_corpus).write(prepared.folder / "all.csv")
+    argv = command(model, lists, tiny_corpus, tmp_path / "out", "--backend", "plda")
+    argv += ["--cohort", str(prepared.folder / "train.csv"), "--plda-rank", "3"]
+    assert main(argv) == 2
+    assert "more utterances than dimensions" in capsys.readouterr().err
+    argv[argv.index("--cohort") + 1] = str(prepared.folder / "all.csv")
+    assert main(argv) == 0
+    told = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert told["lists"]["E"]["similarity"] == "PLDA"
+
+
+def test_missing_and_broken_audio(model, lists, tiny_corpus, tmp_path, capsys):
+    corpus = tmp_path / "corpus"
+    shutil.copytree(tiny_corpus, corpus / "wav")  # found below wav/ as well
+    gone, broken = sorted(corpus.rglob("*.wav"))[:2]
+    gone.unlink()
+    argv = command(model, lists, corpus, tmp_path / "out")
+    assert main(argv) == 2
+    err = capsys.readouterr().err
+    assert "1 of 48 utterances" in err and "spk0/session0/00000.wav" in err
+    assert "--skip-bad" in err
+    assert (tmp_path / "out" / "missing.txt").read_text() == "spk0/session0/00000.wav\n"
+    broken.write_bytes(b"RIFF nonsense")
+    assert main([*argv, "--skip-bad"]) == 0
+    out = capsys.readouterr().out
+    assert "2 utterances cannot be used" in out
+    every = len(read_trials(lists / "all.txt"))
+    assert f"E: 93 of {every} trials left out" in out  # 2 x 47, one pair shared
+    told = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert told["lists"]["E"]["left out"] == 93 and told["skipped utterances"] == 2
+    lines = (tmp_path / "out" / "skipped.txt").read_text().splitlines()
+    assert len(lines) == 2 and lines[0].endswith("not found")
+    assert len((tmp_path / "out" / "scores_E.txt").read_text().splitlines()) == (
+        every - 93
+    )
+
+
+def test_lists_without_labels_are_scored_only(model, tiny_corpus, tmp_path):
+    names = sorted(
+        p.relative_to(tiny_corpus).as_posix() for p in tiny_corpus.rglob("*.wav")
+    )
+    (tmp_path / "open.txt").write_text(f"{names[0]} {names[1]}\n")
+    argv = ["verify", "--model", str(model), "--data-root", str(tiny_corpus)]
+    argv += ["--trials", str(tmp_path / "open.txt"), "--output-folder"]
+    assert main([*argv, str(tmp_path / "out")]) == 0
+    (line,) = (tmp_path / "out" / "scores_open.txt").read_text().splitlines()
+    assert len(line.split()) == 3
+
+
+@pytest.mark.parametrize(
+    "argv, told",
+    [
+        ([], "no trials"),
+        (["--trials", "O=a"], "--model"),
+        (["--trials", "O=a", "--model", "m"], "--data-root"),
+        (["--trials", "O=a", "O=b"], "'O' twice"),
+        (["--trials", "O=a", "--embeddings", "e", "--norm", "ass"], "'as'"),
+        (["--trials", "O=a", "--embeddings", "e", "--norm", "as"], "needs --cohort"),
+        (["--trials", "O=a", "--embeddings", "e", "--calibrate-on", "H"], "none of"),
+        (["--trials", "O=a", "--embeddings", "e", "--p-target", "2"], "p_target"),
+        (["--trials", "O=a", "--embeddings", "e", "--quality", "duratoin"], "duration"),
+        (["--trials", "O=/nowhere", "--embeddings", "e"], "no trial list /nowhere"),
+        (["nowhere.yaml"], "no settings file"),
+    ],
+)
+def test_wrong_settings_end_with_2(argv, told, capsys):
+    assert main(["verify", *argv]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_yaml_keys_are_checked(tmp_path, capsys):
+    path = tmp_path / "v.yaml"
+    path.write_text("trails: {O: a.txt}\n")
+    assert main(["verify", str(path)]) == 2
+    assert "unknown key 'trails'. Did you mean 'trials'" in capsys.readouterr().err
+    path.write_text("bootstrap: many\ntrials: {O: a.txt}\nembeddings: e.npz\n")
+    assert main(["verify", str(path)]) == 2
+    assert "bootstrap: 'many' is not of type int" in capsys.readouterr().err
+    path.write_text("trials: {O: a.txt}\nembeddings: e.npz\nskip_bad: True\n")
+    options = read_options([str(path), "--norm", "none", "--skip_bad", "False"])
+    assert options.trials == {"O": "a.txt"} and not options.skip_bad
+
+
+def test_wrong_inputs_end_with_2(model, lists, tiny_corpus, tmp_path, capsys):
+    argv = command(tmp_path, lists, tiny_corpus, tmp_path / "out")
+    assert main(argv) == 2  # a folder that is no model
+    argv = command(model, lists, tmp_path / "nowhere", tmp_path / "out")
+    assert main(argv) == 2
+    assert "no such data root" in capsys.readouterr().err
+    Embeddings(["a"], np.ones((1, 2), np.float32)).save(tmp_path / "e.npz")
+    argv = ["verify", "--embeddings", str(tmp_path / "e.npz"), "--trials"]
+    argv += [f"O={lists / 'few.txt'}", "--output-folder", str(tmp_path / "out")]
+    assert main(argv) == 2
+    assert "utterances of the trials are not in" in capsys.readouterr().err
+    argv[2] = str(tmp_path / "nowhere.npz")
+    assert main(argv) == 2
+
+
+def test_real_speech_end_to_end(model, shared_data, tmp_path):
+    prepared = prepare("folder", shared_data, tmp_path / "data")
+    argv = ["verify", "--model", str(model), "--manifest", str(prepared.folder)]
+    argv += ["--trials", f"test={shared_data / 'trials_test.txt'}", "--bootstrap", "50"]
+    assert main([*argv, "--output-folder", str(tmp_path / "out")]) == 0
+    told = json.loads((tmp_path / "out" / "metrics.json").read_text())["lists"]["test"]
+    assert told["trials"] == len(read_trials(shared_data / "trials_test.txt"))
+    # Even random features know something of a voice.
+    assert told["eer interval"][0] <= told["eer"] < 0.45
+    assert "40 speakers" in told["interval"]
