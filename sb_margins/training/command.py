@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import warnings
 
-import torch
 from speechbrain.utils.distributed import if_main_process
 
 from sb_margins.training.config import read_config
 from sb_margins.training.finish import finish
+from sb_margins.training.processes import in_group, leave_group
 from sb_margins.training.run import train
 from sb_margins.training.stopping import Interrupted
 
@@ -58,6 +58,11 @@ def main(argv: list[str]) -> int:
         print(USAGE, end="")
         return 0
     quiet()
+    code = _train(argv)
+    return leave_group(code) if in_group() else code
+
+
+def _train(argv: list[str]) -> int:
     config = read_config(argv)
     try:
         trained = train(config)
@@ -67,6 +72,4 @@ def main(argv: list[str]) -> int:
         return 130
     if if_main_process():
         finish(trained)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
     return 0

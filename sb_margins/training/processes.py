@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from speechbrain.utils.distributed import ddp_all_reduce
@@ -13,6 +15,40 @@ from sb_margins.training.accumulation import WindowedBrain
 from sb_margins.training.stopping import Interrupted, StopRequest
 
 ASK_EVERY = 10  # updates after which the processes of a DDP training agree to save
+
+
+def in_group() -> bool:
+    """Whether this process is a rank of a DDP training.
+
+    Example
+    -------
+    >>> in_group()
+    False
+    """
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def leave_group(code: int) -> NoReturn:
+    """Leave the process group and end this process at once.
+
+    DDP keeps gloo's threads alive even after ``destroy_process_group``. One that still
+    holds a tensor while the interpreter ends calls ``std::terminate``: a training that
+    was finished and saved would look like a crash. So the interpreter does not end, the
+    process does.
+
+    Arguments
+    ---------
+    code : int
+        The exit code.
+
+    Example
+    -------
+    >>> leave_group(0)  # doctest: +SKIP
+    """
+    torch.distributed.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 class ProcessBrain(WindowedBrain):

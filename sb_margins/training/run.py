@@ -36,6 +36,7 @@ from sb_margins.training.crops import CropDataset, CropSampler, collate
 from sb_margins.training.failures import plainly_told
 from sb_margins.training.history import History
 from sb_margins.training.initial import start_from
+from sb_margins.training.processes import in_group
 from sb_margins.training.selection import load_final
 from sb_margins.verification.extraction import extract
 from sb_margins.verification.metrics import eer, min_dcf
@@ -166,7 +167,7 @@ def train(config: TrainingConfig) -> Trained:
     run_on_main(prepare_corpus, args=[plain])
     prepared = Prepared.load(folder / "data")
     manifest = prepared.manifest("train")
-    world = torch.distributed.get_world_size() if _distributed() else 1
+    world = torch.distributed.get_world_size() if in_group() else 1
     check_numbers(plain, len(manifest), world)
     remark = check_audio(manifest, plain.get("sentence_len", 2.0))
     speeds = plain.get("speeds") or [1.0]
@@ -240,10 +241,6 @@ def train(config: TrainingConfig) -> Trained:
         print(f"evaluating {chosen}")
         plot_training(history.rows, folder / "curve.png", _title(plain, prepared))
     return Trained(folder, prepared, hparams, history, str(brain.device))
-
-
-def _distributed() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def _title(plain: dict[str, Any], prepared: Prepared) -> str:

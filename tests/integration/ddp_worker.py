@@ -19,6 +19,7 @@ from sb_margins.training.accumulation import AdaptiveAccumulation
 from sb_margins.training.brain import SpeakerBrain
 from sb_margins.training.crops import CropBatch
 from sb_margins.training.history import History
+from sb_margins.training.processes import in_group, leave_group
 
 STEPS, BATCH, SIZE, CLASSES = 50, 8, 24, 12
 # name, most batches in a window
@@ -119,20 +120,20 @@ def train(name, most, run_opts, ranks, out):
 
 
 def brain_id(run_opts):
-    return torch.distributed.get_rank() if torch.distributed.is_initialized() else "one"
+    return torch.distributed.get_rank() if in_group() else "one"
 
 
 def main(out, *words):
     torch.set_num_threads(1)
     _, run_opts, _ = RunOptions.from_command_line_args(["x.yaml", *words])
     ddp_init_group(run_opts)
-    together = torch.distributed.is_initialized()
+    together = in_group()
     ranks = torch.distributed.get_world_size() if together else 1
     found = [train(name, most, run_opts, ranks, out) for name, most in CASES]
     file = Path(out) / f"rank_{brain_id(run_opts)}.json"
     file.write_text(json.dumps(found))
     if together:
-        torch.distributed.destroy_process_group()
+        leave_group(0)
 
 
 if __name__ == "__main__":
