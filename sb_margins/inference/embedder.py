@@ -11,6 +11,7 @@ import torch
 from speechbrain.inference.speaker import SpeakerRecognition
 from torch import Tensor, nn
 
+from sb_margins.encoder import without_empty_padding
 from sb_margins.errors import UserError
 from sb_margins.inference.audio import Recording, read_recording
 from sb_margins.inference.model_folder import (
@@ -67,6 +68,7 @@ class SpeakerEmbedder(SpeakerRecognition):
         super().__init__(modules, settings, run_opts, freeze_params)
         self.sample_rate = int(settings.get("sample_rate", 16000))
         self.fingerprint = fingerprint(self.mods)
+        without_empty_padding(self.mods["embedding_model"])
 
     @classmethod
     def from_hparams(  # type: ignore[override]

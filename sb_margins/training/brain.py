@@ -20,7 +20,7 @@ from speechbrain.utils.distributed import if_main_process
 from torch import Tensor
 from tqdm import tqdm
 
-from sb_margins.encoder import SpeakerEncoder
+from sb_margins.encoder import SpeakerEncoder, without_empty_padding
 from sb_margins.schedules import current
 from sb_margins.training import geometry
 from sb_margins.training.crops import CropBatch
@@ -64,6 +64,7 @@ class SpeakerBrain(ProcessBrain):
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
+        without_empty_padding(self.modules["embedding_model"])
         self.steps_per_epoch = steps_per_epoch
         self.history = history
         self.validate = validate

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import warnings
 
+import torch
 from speechbrain.utils.distributed import if_main_process
 
 from sb_margins.training.config import read_config
 from sb_margins.training.finish import finish
+from sb_margins.training.memory import keep_memory
 from sb_margins.training.processes import in_group, leave_group
 from sb_margins.training.run import train
 from sb_margins.training.stopping import Interrupted
@@ -64,6 +66,8 @@ def main(argv: list[str]) -> int:
 
 def _train(argv: list[str]) -> int:
     config = read_config(argv)
+    if torch.device(config.run_opts.device).type == "cpu":
+        keep_memory()
     try:
         trained = train(config)
     except Interrupted:
