@@ -6,7 +6,7 @@ import logging
 import warnings
 
 import torch
-from speechbrain.utils.distributed import if_main_process
+from speechbrain.utils.distributed import if_main_process, infer_device
 
 from sb_margins.training.config import read_config
 from sb_margins.training.finish import finish
@@ -66,7 +66,8 @@ def main(argv: list[str]) -> int:
 
 def _train(argv: list[str]) -> int:
     config = read_config(argv)
-    if torch.device(config.run_opts.device).type == "cpu":
+    device = config.run_opts.device or infer_device()
+    if torch.device(device).type == "cpu":
         keep_memory()
     try:
         trained = train(config)

@@ -17,6 +17,7 @@ from sb_margins.cli import main as cli
 from sb_margins.comparison import budget, trainings
 from sb_margins.comparison.cells import locked
 from sb_margins.comparison.plan import make_plan
+from sb_margins.demo import SMALLEST, SMALLEST_CORPUS
 from sb_margins.errors import UserError
 from sb_margins.select import hparams_dir
 from sb_margins.training.brain import SpeakerBrain
@@ -149,6 +150,21 @@ def test_report_is_one_page_with_everything(compared):
         assert word in page and word in text, word
     assert page.count("<figcaption>") == shown
     assert "nan" not in re.sub(r"base64,[^\"]*", "", page).lower()
+
+
+def test_the_demo_corpus_at_its_smallest(runner, tmp_path):
+    """What the README says of the demo corpus, with its YAML, in seconds."""
+    yaml, out, data = hparams_dir() / "demo.yaml", tmp_path / "out", tmp_path / "data"
+    asked = [f"--output={out}", f"--data_folder={data}", "--replicates=100"]
+    asked += ["--losses=aam,ham", "--seeds=1", *SMALLEST, SMALLEST_CORPUS]
+    assert cli(["compare", str(yaml), *asked]) == 0
+    told = json.loads((out / "report.json").read_text())
+    for system in ("aam", "ham"):
+        figure = told["lists"]["test"][system]["eer"]
+        assert 0 <= figure["low"] <= figure["mean"] <= figure["high"] < 0.6
+    page = (out / "report.html").read_text()
+    assert "hparams/demo.yaml" in page and "gender" in page
+    assert page.count("data:image/png") >= 8
 
 
 def test_same_start_and_same_crops_for_every_loss(compared, runner, corpus):
