@@ -122,7 +122,8 @@ def _summary(
             if not better and not worse and len(table) > 1:
                 told.append(f"no significant difference in {words} from {base}")
         if told:
-            blocks.append(Text(f"On {name}: {'. '.join(_capital(t) for t in told)}."))
+            where = f"On {name}" + (", of these single trainings" if seeds < 2 else "")
+            blocks.append(Text(f"{where}: {'. '.join(_capital(t) for t in told)}."))
     if seeds < 2:
         blocks.append(
             Text(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -146,7 +147,9 @@ def figures(
 
     The interval resamples speakers. The difference to the baseline resamples speakers
     and seeds together, a seed being drawn for both systems at once: they started from
-    the same weights. Holm's correction is over all systems and metrics of the list.
+    the same weights. The spread of drawn seeds is scaled to be unbiased (the rescaled
+    bootstrap of Rao and Wu, 1988). Holm's correction is over all systems and metrics
+    of the list.
 
     Arguments
     ---------
@@ -232,7 +235,10 @@ def _difference(
     difference = drawn[:, one] - drawn[:, two]  # [R, seeds]
     rng = np.random.default_rng(seed)
     pick = rng.integers(len(one), size=difference.shape)
-    means = np.take_along_axis(difference, pick, 1).mean(1)
+    centre, n = difference.mean(1), len(one)
+    picked = np.take_along_axis(difference, pick, 1).mean(1)
+    # A draw of n seeds spreads by (n - 1) / n too little: much, with three of them.
+    means = centre + (picked - centre) * math.sqrt(n / max(n - 1, 1))
     low, high = np.percentile(means, [2.5, 97.5])
     base = full[two].mean()
     change = (full[one].mean() - base) / base if base else float("nan")

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from sb_margins.comparison.results import Comparison, System
-from sb_margins.comparison.statistics import METRICS, figures, holm, resample
+from sb_margins.comparison.statistics import (
+    METRICS,
+    _difference,
+    figures,
+    holm,
+    resample,
+)
 from sb_margins.comparison.variants import Variant
 from sb_margins.verification.bootstrap import bootstrap
 from sb_margins.verification.metrics import eer
@@ -93,6 +99,17 @@ def test_seeds_are_part_of_the_uncertainty(noisy):
         comparison_of({"am": base, "ham": lucky}, trials, sides), "test", replicates=400
     )
     assert not found["ham"]["eer"].significant
+
+
+def test_few_seeds_do_not_make_the_spread_small():
+    """Without any luck of speakers, the interval is that of a mean of n values."""
+    n, drawn = 8, 4000
+    lucky = np.random.default_rng(1).standard_normal(n)
+    values = np.concatenate([lucky, np.zeros(n)])
+    pairs = list(range(n)), list(range(n, 2 * n))
+    change, low, high, p = _difference(values, np.tile(values, (drawn, 1)), pairs, 0)
+    wanted = 2 * 1.96 * lucky.std(ddof=1) / np.sqrt(n)
+    assert high - low == pytest.approx(wanted, rel=0.05)
 
 
 def test_only_seeds_that_both_have_are_paired(noisy):
