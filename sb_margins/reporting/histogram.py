@@ -12,6 +12,36 @@ from sb_margins.reporting.style import COLOURS, DASHES, figure, save
 from sb_margins.verification.points import split_scores
 
 
+def score_bins(target: np.ndarray, nontarget: np.ndarray, count: int) -> np.ndarray:
+    """Bin edges from the lowest to the highest scores but for a few outliers.
+
+    Each class has its own outliers: there are far fewer target trials.
+
+    Arguments
+    ---------
+    target, nontarget : numpy.ndarray
+        Scores of both classes.
+    count : int
+        Bins.
+
+    Returns
+    -------
+    numpy.ndarray
+        [count + 1].
+
+    Example
+    -------
+    >>> score_bins(np.array([0.8, 1.0]), np.zeros(1000), 2).round(2).tolist()
+    [-0.03, 0.5, 1.03]
+    """
+    ends = [np.quantile(s.astype(float), [0.0005, 0.9995]) for s in (target, nontarget)]
+    low, high = min(e[0] for e in ends), max(e[1] for e in ends)
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    room = 0.03 * (high - low)
+    return np.linspace(low - room, high + room, count + 1)
+
+
 def plot_histogram(
     scores: Any,
     labels: Any,
@@ -44,12 +74,7 @@ def plot_histogram(
     True
     """
     target, nontarget = split_scores(scores, labels)
-    everything = np.concatenate([target, nontarget]).astype(np.float64)
-    low, high = np.quantile(everything, [0.0005, 0.9995])
-    if low == high:
-        low, high = low - 0.5, high + 0.5
-    room = 0.03 * (high - low)
-    edges = np.linspace(low - room, high + room, 81)
+    edges = score_bins(target, nontarget, 80)
     fig, axes = figure(6.4, 4.0)
     sides = (
         ("non-target", nontarget, COLOURS[1]),

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from sb_margins.reporting.panels import _wrapped, grid_of
+from sb_margins.reporting.panels import ACROSS, _wrapped, grid_of
 from sb_margins.reporting.style import COLOURS, GREY, save
 
-MARKERS = "os^Dv*"
+MARKERS = "os^DvP"
 
 
 @dataclass
@@ -62,7 +62,8 @@ def plot_maps(maps: Mapping[str, Map], path: str | Path) -> None:
 
     fig, panels = grid_of(len(maps), sharey=False)
     fig.set_figheight(fig.get_figheight() * 1.25)
-    for axes, (name, one) in zip(panels, maps.items(), strict=True):
+    every = zip(panels, maps.items(), strict=True)
+    for place, (axes, (name, one)) in enumerate(every):
         speakers = np.array(one.speakers)
         protos = one.places[speakers == ""]
         axes.plot(*protos.T, "+", color=GREY, ms=4, mew=0.7, alpha=0.7, zorder=1)
@@ -87,6 +88,8 @@ def plot_maps(maps: Mapping[str, Map], path: str | Path) -> None:
         axes.tick_params(labelsize=7)
         unit = "disc coordinate" if one.edge is not None else "angle (rad)"
         axes.set_xlabel(unit, fontsize=8)
+        if place % ACROSS == 0:
+            axes.set_ylabel(unit, fontsize=8)
         told = f"{_wrapped(name)}\nstress {100 * one.stress:.0f} %"
         axes.set_title(told, fontsize=9)
     handles = [
@@ -138,7 +141,7 @@ def plot_radii(
         axes.set_title(f"{_wrapped(name)}\nSpearman {rho:+.2f} ({_p(p)})", fontsize=9)
         axes.set_xlabel("confusability (distance)", fontsize=8)
         axes.tick_params(labelsize=8)
-        if number == 0 or number % 3 == 0:
+        if number % ACROSS == 0:
             axes.set_ylabel("radius of the prototype\n(distance)", fontsize=8)
     save(fig, path)
 

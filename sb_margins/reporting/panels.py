@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from sb_margins.reporting.histogram import score_bins
 from sb_margins.reporting.style import COLOURS, GREY, save
 from sb_margins.verification.points import split_scores
 
@@ -153,22 +154,19 @@ def plot_histograms(
     ):
         scores, labels, threshold, unit = told
         target, nontarget = split_scores(scores, labels)
-        both = np.concatenate([target, nontarget]).astype(float)
-        low, high = np.quantile(both, [0.001, 0.999])
-        low, high = (low, high) if high > low else (low - 0.5, high + 0.5)
-        edges = np.linspace(low, high, 61)
+        edges = score_bins(target, nontarget, 60)
         for values, colour, dash in (
             (nontarget, COLOURS[1], "--"),
             (target, COLOURS[0], "-"),
         ):
-            counts = np.histogram(np.clip(values, low, high), edges)[0]
+            counts = np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0]
             density = counts / values.size / (edges[1] - edges[0])
             axes.stairs(density, edges, fill=True, color=colour, alpha=0.25)
             axes.stairs(density, edges, color=colour, ls=dash, lw=1.3)
         axes.axvline(threshold, color="black", lw=1.0, ls=":")
         axes.set_title(_wrapped(name), fontsize=9)
         axes.set_xlabel(unit, fontsize=8)
-        axes.set_xlim(low, high)
+        axes.set_xlim(edges[0], edges[-1])
         axes.set_ylim(bottom=0)
         axes.tick_params(labelsize=8)
         if number % ACROSS == 0:
