@@ -133,7 +133,8 @@ def main(argv: list[str]) -> int:
                 signal.signal(signal.SIGTERM, before)
         elif args.budget is not None:
             plan.epochs = known_epochs(plan, args.budget)
-        _report(plan, args, shlex.join(["sb-margins", "compare", *argv]))
+        again = [word for word in argv if word != "--report-only"]
+        _report(plan, args, shlex.join(["sb-margins", "compare", *again]))
     for problem in failed:
         print(problem)
     return 1 if failed else 0

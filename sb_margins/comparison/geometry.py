@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from sb_margins.comparison.embeddings import (
     evenly,
     read_geometry,
 )
-from sb_margins.comparison.results import Comparison
+from sb_margins.comparison.results import Comparison, System
 from sb_margins.data import Manifest
 from sb_margins.reporting.geometry import (
     Agreement,
@@ -47,14 +48,14 @@ def draw_geometry(comparison: Comparison, folder: Path) -> list[Block]:
 
     Example
     -------
-    >>> shown(Agreement(0.123, 0.04, 10))
-    '+0.12 (0.040)'
+    >>> spread([0.5])
+    '0.500'
     """
     split = comparison.tests[0]
     manifest = comparison.prepared.manifest(split)
+    systems = [comparison.chosen(loss) for loss in comparison.losses]
     models: dict[str, Geometry] = {}
-    for loss in comparison.losses:
-        system = comparison.chosen(loss)
+    for system in systems:
         model = read_geometry(system.typical)
         if model is not None:
             models[system.variant.label] = model
@@ -63,22 +64,40 @@ def draw_geometry(comparison: Comparison, folder: Path) -> list[Block]:
     found = {name: embed(model, manifest, split) for name, model in models.items()}
     blocks: list[Block] = [Heading("Geometry of the embeddings")]
     blocks += _maps(models, found, manifest, split, folder)
-    blocks += _measures(models, found, manifest, split)
+    known = [s for s in systems if s.variant.label in models]
+    blocks.append(_measures(known, manifest, split))
     blocks += _radii(comparison, models, folder)
     return blocks
 
 
-def shown(agreement: Agreement) -> str:
-    """A correlation and its p-value in a table.
+def spread(values: Sequence[float], form: str = ".3f") -> str:
+    """Mean and standard deviation over seeds, in a table.
 
     Example
     -------
-    >>> shown(Agreement(float("nan"), float("nan"), 0))
+    >>> spread([0.1, 0.3]), spread([0.25], "+.2f")
+    ('0.200 ± 0.141', '+0.25')
+    """
+    text = format(float(np.mean(values)), form)
+    if len(values) > 1:
+        text += f" ± {format(float(np.std(values, ddof=1)), form.lstrip('+'))}"
+    return text
+
+
+def shown(agreements: Sequence[Agreement]) -> str:
+    """A correlation over seeds and the largest of its p-values, in a table.
+
+    Example
+    -------
+    >>> shown([Agreement(0.123, 0.04, 10), Agreement(0.143, 0.02, 10)])
+    '+0.13 ± 0.01 (0.040)'
+    >>> shown([Agreement(float("nan"), float("nan"), 0)])
     '-'
     """
-    if np.isnan(agreement.correlation):
+    values = [one.correlation for one in agreements]
+    if np.isnan(values).any():
         return "-"
-    return f"{agreement.correlation:+.2f} ({agreement.p_value:.3f})"
+    return f"{spread(values, '+.2f')} ({max(one.p_value for one in agreements):.3f})"
 
 
 def _maps(
@@ -121,48 +140,52 @@ def _maps(
                 "(one colour and mark a speaker) and prototypes of training speakers. "
                 "Hyperbolic models on the Poincaré disc, by least squares on their "
                 "hyperbolic distances and radii; others in the plane, on their angles. "
-                "Stress: the share of the distances that two dimensions get wrong.",
+                "Stress: the share of the distances that two dimensions get wrong. "
+                "The seed with the median dev EER.",
                 wide=True,
             )
         )
     return blocks
 
 
-def _measures(
-    models: dict[str, Geometry],
-    found: dict[str, np.ndarray],
-    manifest: Manifest,
-    split: str,
-) -> list[Block]:
+def _measures(systems: Sequence[System], manifest: Manifest, split: str) -> Table:
     speakers = [u.spk_id for u in manifest]
-    names = sorted(set(speakers))
-    levels = hierarchy(names, about_speakers(manifest))
+    levels = hierarchy(sorted(set(speakers)), about_speakers(manifest))
     head = ["system", "Gromov delta", "tree fit", *levels]
     rows = []
-    for label, model in models.items():
-        d = model.distances(found[label], found[label])
-        d = (d + d.T) / 2
-        np.fill_diagonal(d, 0.0)
-        _, between = speaker_distances(d, speakers)
-        row = [label, f"{gromov_delta(d):.3f}", f"{tree_fit(d):.3f}"]
-        row += [shown(mantel(between, level)) for level in levels.values()]
-        rows.append(row)
+    for system in systems:
+        deltas, fits = [], []
+        agreements: dict[str, list[Agreement]] = {name: [] for name in levels}
+        for result in system.results:
+            model = read_geometry(result)
+            assert model is not None
+            points = embed(model, manifest, split)
+            d = model.distances(points, points)
+            d = (d + d.T) / 2
+            np.fill_diagonal(d, 0.0)
+            _, between = speaker_distances(d, speakers)
+            deltas.append(gromov_delta(d))
+            fits.append(tree_fit(d))
+            for name, level in levels.items():
+                agreements[name].append(mantel(between, level))
+        row = [system.variant.label, spread(deltas), spread(fits)]
+        rows.append(row + [shown(found) for found in agreements.values()])
     told = (
         "The other columns: Spearman correlation between the mean distance of two "
-        "speakers and their distance in the corpus's own hierarchy (p by permuting "
-        "speakers, 999 times, not corrected); hierarchy: language > gender > child or "
-        "adult, as far as the manifest tells."
+        "speakers and their distance in the corpus's own hierarchy (the largest p of "
+        "the seeds, by permuting speakers 999 times, not corrected); "
+        "hierarchy: language > gender > child or adult, as far as the manifest tells."
         if levels
         else "The manifest tells neither gender, age nor language that differ: there "
         "is no hierarchy to agree with."
     )
     caption = (
-        f"{split}; the seed with the median dev EER; each model in its own distance "
-        "(Poincaré, or the angle). Gromov "
+        f"{split}; means over seeds ± standard deviation; each model in its own "
+        "distance (Poincaré, or the angle). Gromov "
         "delta: relative to half of the diameter, 0 for a tree. Tree fit: cophenetic "
         f"correlation with an average-linkage tree, 1 for a tree. {told}"
     )
-    return [Table(head, rows, caption)]
+    return Table(head, rows, caption)
 
 
 def _radii(
