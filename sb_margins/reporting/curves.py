@@ -1,4 +1,4 @@
-"""The picture of a training: loss, accuracy and dev EER over epochs."""
+"""The picture of a training: loss, accuracy, dev EER and geometry over epochs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"
+# What the training crops look like to the classifier: legend, colour, line.
+SCORES = {
+    "target_score": ("to the own prototype", BLUE, "-"),
+    "hardest_score": ("to the nearest other prototype", ORANGE, "--"),
+}
 
 
 def plot_training(
@@ -17,7 +22,8 @@ def plot_training(
     ---------
     rows : sequence of mappings
         One per epoch: ``epoch`` and any of ``loss``, ``accuracy``, ``EER``,
-        ``margin`` (epoch 0 is the untrained network).
+        ``margin``, ``target_score``, ``hardest_score`` (epoch 0 is the untrained
+        network).
     path : str or Path
         The PNG file.
     title : str
@@ -40,7 +46,12 @@ def plot_training(
         have = [r for r in rows if name in r and r["epoch"] >= first]
         return [r["epoch"] for r in have], [r[name] for r in have]
 
-    fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    scores = [name for name in SCORES if column(name)[0]]
+    count = 3 if scores else 2
+    fig, every = plt.subplots(
+        1, count, figsize=(4.5 * count, 3.6), layout="constrained"
+    )
+    left, right = every[:2]
     left.plot(*column("loss"), color=BLUE, marker="o", ms=3)
     left.set(xlabel="epoch", ylabel="training loss (nats)")
     left.yaxis.label.set_color(BLUE)
@@ -76,7 +87,13 @@ def plot_training(
     right.set(xlabel="epoch", ylabel="share of trials / of crops", ylim=(0, 1))
     right.yaxis.set_major_formatter(PercentFormatter(1.0))
     right.legend(frameon=False, fontsize=8)
-    for axes in (left, right):
+    for name in scores:
+        label, colour, dash = SCORES[name]
+        every[2].plot(*column(name), dash, color=colour, marker="o", ms=3, label=label)
+    if scores:
+        every[2].set(xlabel="epoch", ylabel="cosine, or minus distance on a ball")
+        every[2].legend(frameon=False, fontsize=8)
+    for axes in every:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.25)
     fig.suptitle(title, fontsize=10)
