@@ -177,9 +177,10 @@ class _Tiled(torch.autograd.Function):
             dleft, dw, db = _products(
                 run, weight, shifts, share, rows, stored, active, bias, ctx.even
             )
-            dx = tiles.left_grad(dleft)
+            dx, own_rows = tiles.left_grad(dleft), tiles.weight[labels]
+            del run, tiles, dleft, active  # their buffers: the peak is yet to come
             with torch.enable_grad():
-                own = [x.detach(), tiles.weight[labels]]
+                own = [x.detach(), own_rows]
                 own += [] if bias is None else [bias[labels]]
                 own = [t.requires_grad_() for t in own]
                 pair = [*own, None][:3]
