@@ -73,14 +73,15 @@ def training_flags(
     from sb_margins.select import hparams_dir
 
     flags = [str(hparams_dir() / "demo.yaml"), f"--loss={loss}"]
+    name = "demo"
     if data:
         corpus, folder = "folder", data
         if data == "mini_librispeech":
             corpus, folder = data, f"data/{data}"
+        name = Path(folder).resolve().name
         flags += [f"--corpus={corpus}", f"--data_folder={folder}"]
-        flags += [f"--output_folder=results/{Path(folder).resolve().name}_{loss}"]
-    if output:
-        flags += [f"--output_folder={output}"]
+    own = f"results/{name}_{loss}" + ("_smallest" if smallest else "")
+    flags += [f"--output_folder={output or own}"]
     if smallest:
         flags += SMALLEST + ([] if data else [SMALLEST_CORPUS])
     return flags

@@ -33,6 +33,8 @@ def test_smallest_is_smaller_and_output_is_obeyed():
     assert small["number_of_epochs"] < full["number_of_epochs"]
     assert small["corpus_options"]["speakers"] < 100
     assert small["output_folder"] == "here"
+    own = read_config(training_flags(None, "aam", None, True)).plain
+    assert own["output_folder"] != full["output_folder"]  # else the full one refuses
 
 
 def test_no_pair_to_compare_is_told():
