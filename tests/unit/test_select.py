@@ -1,5 +1,7 @@
 """Heads by name."""
 
+import shutil
+
 import pytest
 import torch
 
@@ -83,12 +85,13 @@ head: !apply:sb_margins.select.head
     input_size: !ref <emb_dim>
     out_neurons: !ref <out_n_neurons>
     margin: !ref <margin>
-parts: !include:{select.hparams_dir()}/losses/{name}.yaml
+parts: !include:{name}.yaml
     input_size: !ref <emb_dim>
     out_neurons: !ref <out_n_neurons>
 classifier: !ref <parts[classifier]>
 compute_cost: !ref <parts[compute_cost]>
 """
+    shutil.copy(select.hparams_dir() / f"losses/{name}.yaml", tmp_path)
     path = tmp_path / "train.yaml"
     path.write_text(text)
     with open(path) as stream:
