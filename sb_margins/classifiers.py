@@ -50,13 +50,13 @@ class _Scores(torch.autograd.Function):
                 rest = None if spare is None else spare[:, low:high]
                 tiles.logits_(low, high, out[:, low:high], rest)
         ctx.kind, ctx.options, ctx.biased = kind, options, bias is not None
-        ctx.save_for_backward(*state, *([spare] if tiles.spare else []))
+        ctx.save_for_backward(x, *state, *([spare] if tiles.spare else []))
         return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
-        state = list(ctx.saved_tensors)
+        x, *state = ctx.saved_tensors
         spare = state.pop() if ctx.kind.spare else None
         tiles = ctx.kind(state, 1.0, fresh=False, **ctx.options)
         weight = tiles.weight
@@ -71,7 +71,7 @@ class _Scores(torch.autograd.Function):
                 dright = torch.mm(m.t(), tiles.left).mul_(tiles.sign)
                 tiles.weight_grad_(low, high, dright, dw[low:high])
         db = grad.sum(0) if ctx.biased else None
-        return tiles.left_grad(dleft), dw, db, None, None
+        return tiles.left_grad(x, dleft), dw, db, None, None
 
 
 class Classifier(nn.Module):

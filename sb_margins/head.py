@@ -18,7 +18,7 @@ from sb_margins.precision import island
 from sb_margins.tiled import Plan, tiled_kept
 
 TILE_NUMBERS = 1 << 19  # in a tile on a CPU, at most: 2 MiB
-BUFFERS = 0.2  # of a [B, C], at most, in the buffers of a tile on a CPU
+BUFFERS = 0.25  # of a [B, C], at most, in the buffers of a tile on a CPU
 GPU_TILE = 1 << 16  # classes
 ROOM = 128 << 20  # bytes that are always worth keeping instead of computing twice
 
@@ -183,7 +183,8 @@ class Head(nn.Module):
             store = batch * classes * x.element_size() <= limit
         tile = self.tile or GPU_TILE
         if x.device.type == "cpu" and self.tile is None:
-            size = 2 * x.shape[1] + batch * (self.classifier.tiles.spare + (not store))
+            size, spare = x.shape[1], batch * self.classifier.tiles.spare
+            size += max(size, spare) if store else size + batch + spare
             most = (TILE_NUMBERS if store else TILE_NUMBERS // 4) // batch
             tile = min(most, int(BUFFERS * batch * classes / size))
             tile = max(256, tile // 64 * 64)

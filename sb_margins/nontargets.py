@@ -46,10 +46,35 @@ ALL = Keep()
 
 
 class Column(NamedTuple):
-    """Where the targets are in a block: column [b, 1], and whether they are in it."""
+    """Where the targets are in a block: column [b, 1], and whether they are in it.
+
+    On a CPU, ``spots`` says it in less: their places in the block laid out flat.
+    """
 
     at: Tensor
     inside: Tensor | None = None
+    spots: Tensor | None = None
+
+    @staticmethod
+    def tiles(labels: Tensor, ranges: list[tuple[int, int]]) -> list[Column]:
+        """The targets of labels [b] in each range of classes.
+
+        Example
+        -------
+        >>> [c.spots for c in Column.tiles(torch.tensor([0, 3]), [(0, 2), (2, 4)])]
+        [tensor([0]), tensor([3])]
+        """
+        if labels.device.type != "cpu":  # lengths that a GPU alone knows
+            return [Column.of(labels, low, high) for low, high in ranges]
+        labels, order = labels.sort()
+        ends = torch.searchsorted(labels, torch.tensor([high for _, high in ranges]))
+        columns, start = [], 0
+        for (low, high), end in zip(ranges, ends.tolist(), strict=True):
+            at = labels[start:end] - low
+            spots = order[start:end] * (high - low) + at
+            columns.append(Column(at, None, spots))
+            start = end
+        return columns
 
     @staticmethod
     def of(labels: Tensor, low: int, high: int) -> Column:
@@ -66,7 +91,7 @@ class Column(NamedTuple):
         return Column((labels - low).clamp(0, high - low - 1), inside)
 
     def fill_(self, block: Tensor, value: float) -> None:
-        """Write a value over the targets of a block [b, n].
+        """Write a value over the targets of a block [b, n], contiguous for ``spots``.
 
         Example
         -------
@@ -76,7 +101,9 @@ class Column(NamedTuple):
         tensor([[1., 0.],
                 [0., 1.]])
         """
-        if self.inside is None:
+        if self.spots is not None:
+            block.view(-1).index_fill_(0, self.spots, value)
+        elif self.inside is None:
             block.scatter_(1, self.at, value)
         else:
             old = block.gather(1, self.at)

@@ -15,6 +15,8 @@ the hyperbolic law of cosines, bounded for any radius.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -103,10 +105,49 @@ def clip(x: Tensor, *, radius: float) -> Tensor:
     tensor([[0.6000, 0.8000],
             [0.3000, 0.4000]])
     """
-    outside = safe_norm(x).unsqueeze(-1) > radius
-    ones = torch.ones_like(x)  # keep the unused branch away from tiny norms
-    on_shell = normalize(torch.where(outside, x, ones)) * radius
-    return torch.where(outside, on_shell, x)
+    return _Clip.apply(x, radius)
+
+
+class _Clip(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, radius):
+        norm = safe_norm(x).unsqueeze(-1)
+        clipped = shrink(x, norm, radius)
+        ctx.save_for_backward(clipped, norm)
+        ctx.radius = radius
+        return clipped
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        return shrink_grad(grad, *ctx.saved_tensors, ctx.radius), None
+
+
+def shrink(x: Tensor, norm: Tensor, radius: float) -> Tensor:
+    """What :func:`clip` computes, from the norms [..., 1] of x [..., D].
+
+    Example
+    -------
+    >>> x = torch.tensor([[3.0, 4.0]])
+    >>> shrink(x, x.norm(dim=1, keepdim=True), 1.0)
+    tensor([[0.6000, 0.8000]])
+    """
+    return x * (radius / norm.clamp_min(radius))
+
+
+def shrink_grad(grad: Tensor, clipped: Tensor, norm: Tensor, radius: float) -> Tensor:
+    """Gradient of :func:`clip`, from the clipped vectors and the norms before.
+
+    Example
+    -------
+    >>> grad, clipped = torch.tensor([[2.0, 3.0]]), torch.tensor([[1.0, 0.0]])
+    >>> shrink_grad(grad, clipped, torch.tensor([[2.0]]), 1.0)
+    tensor([[0.0000, 1.5000]])
+    """
+    along = (clipped * grad).sum(-1, keepdim=True) / radius**2
+    along.masked_fill_(norm <= radius, 0.0)
+    across = torch.addcmul(grad, clipped, along, value=-1)
+    return across.mul_(radius / norm.clamp_min(radius))
 
 
 def exp_map(v: Tensor, *, curvature: float | Tensor) -> Tensor:
@@ -136,30 +177,62 @@ def exp_map(v: Tensor, *, curvature: float | Tensor) -> Tensor:
     ) * (normalize(v))
 
 
-class _UnitPair(torch.autograd.Function):
-    """2 asinh(sqrt T) of matched points, T from their difference."""
+class Matched(NamedTuple):
+    """Matched points of the ball, and what their distance of curvature -1 is made of.
+
+    ``cosh d = 1 + 2 t``, t from the difference of the points: relatively exact for
+    close ones, too.
+
+    Example
+    -------
+    >>> pair = Matched.of(torch.tensor([[0.1, 0.2]]), torch.tensor([[-0.3, 0.05]]))
+    >>> pair.distance(), pair.gradients(torch.ones(1))[0]
+    (tensor([0.8905]), tensor([[1.9202, 0.8631]]))
+    """
+
+    x: Tensor
+    w: Tensor
+    diff: Tensor
+    gx: Tensor
+    gw: Tensor
+    t: Tensor
 
     @staticmethod
-    def forward(ctx, x, w):
+    def of(x: Tensor, w: Tensor) -> Matched:
+        """Of points x and w, norm < 1, both [..., D]."""
         diff = x - w
         gx = 1 / (1 - x.square().sum(-1, keepdim=True))
         gw = 1 / (1 - w.square().sum(-1, keepdim=True))
         t = gx * gw * diff.square().sum(-1, keepdim=True)
-        ctx.save_for_backward(x, w, diff, gx, gw, t)
-        return 2 * torch.asinh(t.sqrt()).squeeze(-1)
+        return Matched(x, w, diff, gx, gw, t)
+
+    def distance(self) -> Tensor:
+        """Distances [...]."""
+        return 2 * torch.asinh(self.t.sqrt()).squeeze(-1)
+
+    def gradients(self, grad: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradient of the distances [...] to those of x and w, 0 for equal points."""
+        slope = (self.t * (self.t + 1)).sqrt()
+        same = slope == 0  # no direction is steepest
+        rate = 2 * grad.unsqueeze(-1) / slope.masked_fill(same, 1)
+        rate.masked_fill_(same, 0.0)
+        across = self.diff * (rate * self.gx * self.gw)
+        along = rate * self.t
+        dw = torch.addcmul(-across, self.w, along * self.gw)
+        return across.addcmul_(self.x, along * self.gx), dw
+
+
+class _Distance(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, w):
+        pair = Matched.of(x, w)
+        ctx.save_for_backward(*pair)
+        return pair.distance()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
-        x, w, diff, gx, gw, t = ctx.saved_tensors
-        slope = (
-            t * (t + 1)
-        ).sqrt()  # 0 for equal points, where no direction is steepest
-        same = slope == 0
-        rate = torch.where(same, 0.0, grad.unsqueeze(-1) / slope.masked_fill(same, 1))
-        across = 2 * rate * gx * gw * diff
-        along = 2 * rate * t
-        return across + along * gx * x, along * gw * w - across
+        return Matched(*ctx.saved_tensors).gradients(grad)
 
 
 def distance(x: Tensor, y: Tensor) -> Tensor:
@@ -182,7 +255,7 @@ def distance(x: Tensor, y: Tensor) -> Tensor:
     >>> distance(torch.tensor([0.1, 0.2]), torch.tensor([-0.3, 0.05]))
     tensor(0.8905)
     """
-    return _UnitPair.apply(*torch.broadcast_tensors(x, y))
+    return _Distance.apply(*torch.broadcast_tensors(x, y))
 
 
 def polar(u: Tensor, root: Tensor | float) -> tuple[Tensor, Tensor, Tensor, Tensor]:

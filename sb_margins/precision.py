@@ -222,4 +222,4 @@ def tangent(grad: Tensor, unit: Tensor, norm: Tensor) -> Tensor:
     """
     along = (unit * grad).sum(-1, keepdim=True)
     along = torch.where(norm > SMALL_NORM, along, torch.zeros_like(along))
-    return (grad - along * unit) / norm
+    return torch.addcmul(grad, along, unit, value=-1).div_(norm)

@@ -9,6 +9,7 @@ side of the two products instead. Rows that keep no non-target are left out of t
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -61,13 +62,17 @@ class _Run:
     """One evaluation: buffers, and the steps that forward and backward share."""
 
     def __init__(
-        self, plan: Plan, state: Any, labels: Tensor, cut: Tensor, fresh: bool
+        self, plan: Plan, tiles: LinearTiles, labels: Tensor, cut: Tensor
     ) -> None:
-        self.plan, self.labels, self.cut = plan, labels, cut
-        self.tiles = plan.kind(state, plan.scale / LN2, fresh=fresh, **plan.options)
-        self.batch, self.classes = len(labels), len(self.tiles.weight)
+        self.plan, self.tiles, self.labels, self.cut = plan, tiles, labels, cut
+        self.batch, self.classes = len(labels), len(tiles.weight)
         self.bounded = is_bounded(self.tiles, plan, cut)
         self._buffers: dict[str, Tensor] = {}
+
+    @cached_property
+    def columns(self) -> list[Column]:
+        """Where the targets are, for each tile."""
+        return Column.tiles(self.labels, self.plan.ranges(self.classes))
 
     def buffer(self, name: str, n: int) -> Tensor:
         """A [B, n] piece of memory, the same for every tile."""
@@ -80,11 +85,7 @@ class _Run:
         """Scores of one tile in z, the targets' out of the way; its best."""
         spare = self.buffer("spare", high - low) if self.tiles.spare else None
         self.tiles.logits_(low, high, z, spare)
-        return best_(z, self.column(low, high))
-
-    def column(self, low: int, high: int) -> Column:
-        """Where the targets are in a tile."""
-        return Column.of(self.labels, low, high)
+        return best_(z, self.columns[low // self.plan.tile])
 
     def own(self, low: int, high: int) -> Tensor:
         """1 where a row's target is in the tile, else 0, [B, 1]."""
@@ -135,11 +136,12 @@ class _Tiled(torch.autograd.Function):
     def forward(ctx: Any, x: Any, weight: Any, bias: Any, labels: Any, plan: Plan):
         kind, options, keep = plan.kind, plan.options, plan.keep
         with island(x.device, kind.exact):
-            own = None if bias is None else bias[labels]
-            target = kind.pair(x, weight[labels], own, **options)
-            cut = plan.margin(target).unsqueeze(1) * (plan.scale / LN2)
             state = kind.prepare(x, weight, bias, **options)
-            run = _Run(plan, state, labels, cut, fresh=True)
+            tiles = kind(state, plan.scale / LN2, fresh=True, **options)
+            own = None if bias is None else bias[labels]
+            target = tiles.target(x, weight[labels], own)
+            cut = plan.margin(target).unsqueeze(1) * (plan.scale / LN2)
+            run = _Run(plan, tiles, labels, cut)
             stored = x.new_empty(run.batch * run.classes) if plan.store else None
             parts = _first_pass(run, stored)
             if keep.kind == "sparse":
@@ -169,27 +171,20 @@ class _Tiled(torch.autograd.Function):
         x, labels, cut, shifts, share, total, *rest = ctx.saved_tensors
         state, saved = rest[: ctx.size], iter(rest[ctx.size :])
         bias, stored, rows = (next(saved) if there else None for there in ctx.extra)
-        run = _Run(plan, state, labels, cut, fresh=False)
-        tiles = run.tiles
+        tiles = plan.kind(state, plan.scale / LN2, fresh=False, **plan.options)
+        run = _Run(plan, tiles, labels, cut)
         weight = row_weight(g, total, plan.scale * tiles.sign).unsqueeze(1)
         with island(x.device, plan.kind.exact):
             active = _active(weight, plan.keep)
             dleft, dw, db = _products(
                 run, weight, shifts, share, rows, stored, active, bias, ctx.even
             )
-            dx, own_rows = tiles.left_grad(dleft), tiles.weight[labels]
-            del run, tiles, dleft, active  # their buffers: the peak is yet to come
-            with torch.enable_grad():
-                own = [x.detach(), own_rows]
-                own += [] if bias is None else [bias[labels]]
-                own = [t.requires_grad_() for t in own]
-                pair = [*own, None][:3]
-                score = plan.kind.pair(*pair, **plan.options)
-            grads = torch.autograd.grad(score, own, g_target)
-            dx = dx + grads[0]
-            dw.index_add_(0, labels, grads[1])
+            del run, active  # their buffers: the peak is yet to come
+            own = tiles.weight[labels]
+            dx, down = tiles.target_grad(x, own, g_target, dleft)
+            dw.index_add_(0, labels, down)
             if db is not None:
-                db.index_add_(0, labels, grads[2])
+                db.index_add_(0, labels, g_target)
         return dx, dw, db, None, None
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sb_margins.poincare import clip, clip_radius, distance
-from sb_margins.precision import SMALL_NORM, normalize, safe_norm, tangent
+from sb_margins.poincare import Matched, clip_radius, shrink, shrink_grad
+from sb_margins.precision import SMALL_NORM, safe_norm, tangent
 
 RESOLVED = 16  # times eps: what a product resolves in cosh(d) - 1
 
@@ -52,11 +52,17 @@ class LinearTiles:
         """The tensors of one evaluation: [B, K] for the left side, the weight, ..."""
         return (x, weight) if bias is None else (x, weight, bias)
 
-    @staticmethod
-    def pair(x: Tensor, rows: Tensor, bias: Tensor | None, **_: Any) -> Tensor:
-        """Scores of matched rows, differentiable, [B]."""
-        score = (x * rows).sum(-1)
+    def target(self, x: Tensor, rows: Tensor, bias: Tensor | None) -> Tensor:
+        """Scores of the embeddings against the rows of their own classes, [B]."""
+        score = (self.left * rows).sum(1)
         return score if bias is None else score + bias
+
+    def target_grad(
+        self, x: Tensor, rows: Tensor, grad: Tensor, dleft: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """From the gradients of :meth:`target` and of left: those of x and rows."""
+        dleft.addcmul_(rows, grad.unsqueeze(1))
+        return self.left_grad(x, dleft), self.left * grad.unsqueeze(1)
 
     def logits_(self, low: int, high: int, z: Tensor, spare: Tensor | None) -> Tensor:
         """Write the scaled scores of the classes low..high into z [B, n]."""
@@ -77,8 +83,8 @@ class LinearTiles:
         """Gradient of right [n, K] to that of the weight [n, D]."""
         out.copy_(grad)
 
-    def left_grad(self, grad: Tensor) -> Tensor:
-        """Gradient of left [B, K] to that of the embeddings [B, D]."""
+    def left_grad(self, x: Tensor, grad: Tensor) -> Tensor:
+        """Gradient of left [B, K] to that of the embeddings x [B, D]."""
         return grad
 
 
@@ -103,6 +109,9 @@ class CosineTiles(LinearTiles):
         self.scale, self.fresh = scale, fresh
         self._spare: Tensor | None = None
         self._scaled = self.left * scale
+        # whether some w may have no direction (a GPU is not asked: it would wait)
+        on_cpu = not fresh and self.inverse.device.type == "cpu"
+        self._lost = not on_cpu or self.inverse.amax().item() >= 1 / SMALL_NORM
 
     @staticmethod
     def prepare(x: Tensor, weight: Tensor, bias: Any, **_: Any) -> tuple:
@@ -114,10 +123,18 @@ class CosineTiles(LinearTiles):
         norm = safe_norm(x).clamp_min_(SMALL_NORM).unsqueeze(1)
         return x / norm, weight, norm, weight.new_empty(len(weight))
 
-    @staticmethod
-    def pair(x: Tensor, rows: Tensor, bias: Any, **_: Any) -> Tensor:
-        """Cosines of matched rows, differentiable, [B]."""
-        return (normalize(x) * normalize(rows)).sum(-1)
+    def target(self, x: Tensor, rows: Tensor, bias: Any) -> Tensor:
+        """Cosines of the embeddings with the rows of their own classes, [B]."""
+        return (self.left * rows).sum(1) / safe_norm(rows).clamp_min_(SMALL_NORM)
+
+    def target_grad(
+        self, x: Tensor, rows: Tensor, grad: Tensor, dleft: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """From the gradients of :meth:`target` and of left: those of x and rows."""
+        norm = safe_norm(rows).clamp_min_(SMALL_NORM).unsqueeze(1)
+        unit, grad = rows / norm, grad.unsqueeze(1)
+        dleft.addcmul_(unit, grad)
+        return self.left_grad(x, dleft), tangent(self.left * grad, unit, norm)
 
     def logits_(self, low: int, high: int, z: Tensor, spare: Any) -> Tensor:
         """Write the scaled cosines of the classes low..high into z [B, n]."""
@@ -136,11 +153,14 @@ class CosineTiles(LinearTiles):
         w, inverse = self.weight[low:high], self.inverse[low:high]
         if self._spare is None or len(self._spare) < len(w):
             self._spare = torch.empty_like(grad)
-        along = torch.mul(w, grad, out=self._spare[: len(w)]).sum(1).mul_(inverse)
-        along.masked_fill_(inverse >= 1 / SMALL_NORM, 0.0).mul_(inverse)
+        along = torch.mul(w, grad, out=self._spare[: len(w)]).sum(1)
+        along.mul_(inverse)
+        if self._lost:
+            along.masked_fill_(inverse >= 1 / SMALL_NORM, 0.0)
+        along.mul_(inverse)
         torch.addcmul(grad, w, along.unsqueeze(1), value=-1, out=out)
 
-    def left_grad(self, grad: Tensor) -> Tensor:
+    def left_grad(self, x: Tensor, grad: Tensor) -> Tensor:
         """Leave the part across x, over its norm."""
         return tangent(grad, self.left, self.norm)
 
@@ -172,10 +192,12 @@ class UnitBallTiles(LinearTiles):
     def __init__(
         self, state: Any, scale: float, *, curvature: float, fresh: bool = True
     ) -> None:
-        self.left, self.weight, self.unit, self.norm, self.norm_w = state
+        self.left, self.weight, self.norm, self.norm_w = state
         self.radius = clip_radius(curvature)
         self.scale, self.fresh = scale, fresh
         self._buffer: Tensor | None = None
+        self._made: tuple[Tensor, Tensor] | None = None  # of the last right side
+        self._minus_one = self.left.new_tensor(-1.0)
 
     @property
     def reach(self) -> float:  # type: ignore[override]
@@ -186,29 +208,40 @@ class UnitBallTiles(LinearTiles):
     @staticmethod
     def _factors(norm: Tensor, radius: float) -> tuple[Tensor, Tensor]:
         """alpha with g x' = alpha x, and h."""
-        square = norm.clamp_max(radius).square()
-        g = 1 / (1 - square)
-        return g * radius / norm.clamp_min(radius), g * square
+        square = norm.clamp_max(radius).square_()
+        g = (1 - square).reciprocal_()
+        return norm.clamp_min(radius).reciprocal_().mul_(radius).mul_(g), square.mul_(g)
 
     @staticmethod
     def prepare(  # type: ignore[override]
         x: Tensor, weight: Tensor, bias: Any, *, curvature: float
     ) -> tuple:
         """The left side, the weight, and per-row numbers of both."""
-        radius = clip_radius(curvature)
-        norm = safe_norm(x).unsqueeze(1)
-        alpha, h = UnitBallTiles._factors(norm, radius)
-        unit = x / norm.clamp_min(torch.finfo(x.dtype).tiny)
-        left = torch.cat([-4 * alpha * x, 2 + 4 * h, 1 + 2 * h], 1)
-        return left, weight, unit, norm, weight.new_empty(len(weight))
+        norm = safe_norm(x)
+        alpha, h = UnitBallTiles._factors(norm, clip_radius(curvature))
+        h = h.unsqueeze(1)
+        left = torch.cat([-4 * alpha.unsqueeze(1) * x, 2 + 4 * h, 1 + 2 * h], 1)
+        return left, weight, norm, weight.new_empty(len(weight))
 
-    @staticmethod
-    def pair(  # type: ignore[override]
-        x: Tensor, rows: Tensor, bias: Any, *, curvature: float
-    ) -> Tensor:
-        """Negative distances of matched rows, exact for close ones too, [B]."""
-        radius = clip_radius(curvature)
-        return -distance(clip(x, radius=radius), clip(rows, radius=radius))
+    def target(self, x: Tensor, rows: Tensor, bias: Any) -> Tensor:
+        """Negative distances to the rows of the own classes, exact for close ones."""
+        norm = self.norm.unsqueeze(1)
+        return -self._matched(x, norm, rows, safe_norm(rows).unsqueeze(1)).distance()
+
+    def target_grad(
+        self, x: Tensor, rows: Tensor, grad: Tensor, dleft: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """From the gradients of :meth:`target` and of left: those of x and rows."""
+        norm, norm_w = self.norm.unsqueeze(1), safe_norm(rows).unsqueeze(1)
+        pair = self._matched(x, norm, rows, norm_w)
+        dx, drows = pair.gradients(-grad)
+        dx = shrink_grad(dx, pair.x, norm, self.radius)
+        drows = shrink_grad(drows, pair.w, norm_w, self.radius)
+        return dx.add_(self.left_grad(x, dleft)), drows
+
+    def _matched(self, x: Tensor, norm: Tensor, w: Tensor, norm_w: Tensor) -> Matched:
+        x, w = shrink(x, norm, self.radius), shrink(w, norm_w, self.radius)
+        return Matched.of(x, w)
 
     def _room(self, n: int) -> Tensor:
         if self._buffer is None or len(self._buffer) < n:
@@ -222,7 +255,7 @@ class UnitBallTiles(LinearTiles):
         w, norm = self.weight[low:high], self.norm_w[low:high]
         if self.fresh:
             norm.copy_(safe_norm(w))
-        alpha, h = self._factors(norm, self.radius)
+        self._made = alpha, h = self._factors(norm, self.radius)
         torch.mul(w, alpha.unsqueeze(1), out=right[:, :size])
         right[:, size] = h
         right[:, size + 1] = 1
@@ -232,7 +265,7 @@ class UnitBallTiles(LinearTiles):
         """Write -scale d into z, and R into spare, both [B, n]."""
         torch.mm(self.left, self.right(low, high).t(), out=z)
         z.clamp_(min=1 + RESOLVED * torch.finfo(z.dtype).eps)
-        torch.addcmul(z.new_tensor(-1.0), z, z, out=spare).sqrt_()
+        torch.addcmul(self._minus_one, z, z, out=spare).sqrt_()
         return z.add_(spare).log_().mul_(-self.scale)
 
     def chain(self, e: Tensor, low: int, high: int, spare: Any, out: Tensor) -> Tensor:
@@ -240,31 +273,31 @@ class UnitBallTiles(LinearTiles):
         return torch.div(e, spare, out=out)
 
     def weight_grad_(self, low: int, high: int, grad: Tensor, out: Tensor) -> None:
-        """Through the clipping and g, h of each class."""
+        """Through the clipping and g, h of each class, after its :meth:`right`."""
         w, size = self.weight[low:high], self.weight.shape[1]
-        alpha, h = self._factors(self.norm_w[low:high], self.radius)
-        dv, dh = grad[:, :size], grad[:, size]
         # the tile's right side has been used: its place is free
         spare = self._room(high - low)[:, :size]
-        along = torch.mul(w, dv, out=spare).sum(1)
-        g, norm = 1 + h, self.norm_w[low:high]
-        far = norm.clamp_min(self.radius)
-        beta = torch.where(
-            norm > self.radius,
-            -alpha * (along / far) / far,
-            2 * g * g * (along + dh),
-        )
-        torch.mul(dv, alpha.unsqueeze(1), out=out)
-        out.addcmul_(w, beta.unsqueeze(1))
+        dv, dh = grad[:, :size], grad[:, size]
+        self._through(w, self.norm_w[low:high], self._made, dv, dh, spare, out)
 
-    def left_grad(self, grad: Tensor) -> Tensor:
+    def left_grad(self, x: Tensor, grad: Tensor) -> Tensor:
         """Through the clipping and g, h of each embedding."""
-        size = self.weight.shape[1]
-        dv = -4 * grad[:, :size]
-        dh = (4 * grad[:, size] + 2 * grad[:, size + 1]).unsqueeze(1)
-        alpha, h = self._factors(self.norm, self.radius)
-        g = 1 + h
-        along = (self.unit * dv).sum(1, keepdim=True)
-        inside = g * dv + 2 * g * g * self.norm * (self.norm * along + dh) * self.unit
-        outside = alpha * (dv - along * self.unit)
-        return torch.where(self.norm > self.radius, outside, inside)
+        size = x.shape[1]
+        dv, dh = grad[:, :size], -grad[:, size] - grad[:, size + 1] / 2
+        out = torch.empty_like(x)
+        made = self._factors(self.norm, self.radius)
+        self._through(x, self.norm, made, dv, dh, torch.empty_like(x), out)
+        return out.mul_(-4)
+
+    def _through(
+        self, x: Any, norm: Any, made: Any, dv: Any, dh: Any, spare: Any, out: Any
+    ) -> None:
+        """Gradients of alpha x [n, D] and h [n] to that of x, in out."""
+        alpha, h = made
+        along = torch.mul(x, dv, out=spare).sum(1)
+        g, far = 1 + h, norm.clamp_min(self.radius)
+        outside = (along / far).mul_(alpha).div_(far).neg_()
+        inside = g.square_().mul_(2).mul_(along.add_(dh))
+        beta = torch.where(norm > self.radius, outside, inside)
+        torch.mul(dv, alpha.unsqueeze(1), out=out)
+        out.addcmul_(x, beta.unsqueeze(1))
