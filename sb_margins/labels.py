@@ -135,11 +135,12 @@ class InputCheck:
         >>> InputCheck().labels(torch.tensor([2]), 3)
         tensor([2])
         """
-        wild = (labels < 0) | (labels >= classes)
         if labels.device.type == "cpu":
-            if bool(wild.any()):
-                _raise_label(int(labels[wild][0]), classes)
+            for label in labels.aminmax():
+                if not 0 <= int(label) < classes:
+                    _raise_label(int(label), classes)
             return labels
+        wild = (labels < 0) | (labels >= classes)
         self.flush(wait=False)
         wrong = torch.where(wild, labels, torch.zeros_like(labels))
         self._post(wild.any(), wrong[wrong.abs().argmax()], classes)

@@ -139,7 +139,7 @@ class _Tiled(torch.autograd.Function):
             state = kind.prepare(x, weight, bias, **options)
             tiles = kind(state, plan.scale / LN2, fresh=True, **options)
             own = None if bias is None else bias[labels]
-            target = tiles.target(x, weight[labels], own)
+            target = tiles.target(x, weight.index_select(0, labels), own)
             cut = plan.margin(target).unsqueeze(1) * (plan.scale / LN2)
             run = _Run(plan, tiles, labels, cut)
             stored = x.new_empty(run.batch * run.classes) if plan.store else None
@@ -180,7 +180,7 @@ class _Tiled(torch.autograd.Function):
                 run, weight, shifts, share, rows, stored, active, bias, ctx.even
             )
             del run, active  # their buffers: the peak is yet to come
-            own = tiles.weight[labels]
+            own = tiles.weight.index_select(0, labels)
             dx, down = tiles.target_grad(x, own, g_target, dleft)
             dw.index_add_(0, labels, down)
             if db is not None:

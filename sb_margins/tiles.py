@@ -108,7 +108,7 @@ class CosineTiles(LinearTiles):
         self.left, self.weight, self.norm, self.inverse = state
         self.scale, self.fresh = scale, fresh
         self._spare: Tensor | None = None
-        self._scaled = self.left * scale
+        self._scaled: Tensor | None = None
         # whether some w may have no direction (a GPU is not asked: it would wait)
         on_cpu = not fresh and self.inverse.device.type == "cpu"
         self._lost = not on_cpu or self.inverse.amax().item() >= 1 / SMALL_NORM
@@ -141,6 +141,8 @@ class CosineTiles(LinearTiles):
         w, inverse = self.weight[low:high], self.inverse[low:high]
         if self.fresh:
             torch.clamp_min(safe_norm(w), SMALL_NORM, out=inverse).reciprocal_()
+        if self._scaled is None:
+            self._scaled = self.left * self.scale
         torch.mm(self._scaled, w.t(), out=z)
         return z.mul_(inverse)
 
