@@ -175,7 +175,8 @@ def main() -> None:
         "# Verifying files, and identification",
         "",
         f"`python benchmarks/inference.py --device {args.device} "
-        f"--channels {args.channels}`, {datetime.date.today()}, {machine}; {known}.",
+        f"--channels {args.channels} --files {args.files} --turns {args.turns}`, "
+        f"{datetime.date.today()}, {machine}; {known}.",
         "",
         f"ECAPA-TDNN with {args.channels} channels, {args.files} flac files of about "
         "3 s. Embeddings (sides of trials) per",
