@@ -292,7 +292,7 @@ class UnitBallTiles(LinearTiles):
         return out.mul_(-4)
 
     def _through(
-        self, x: Any, norm: Any, made: Any, dv: Any, dh: Any, spare: Any, out: Any
+        self, x: Tensor, norm: Tensor, made: Any, dv: Any, dh: Any, spare: Any, out: Any
     ) -> None:
         """Gradients of alpha x [n, D] and h [n] to that of x, in out."""
         alpha, h = made
