@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class UserError(ValueError):
@@ -48,3 +48,16 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     if len(quoted) > 1:
         listed = ", ".join(quoted[:-1]) + " or " + quoted[-1]
     return f" Did you mean {listed}?"
+
+
+def listed(names: Sequence[str], most: int = 20) -> str:
+    """Names for a message; only the first ``most`` of many.
+
+    Example
+    -------
+    >>> listed(["a", "b", "c"], most=2)
+    'a, b, ... (and 1 more)'
+    """
+    more = len(names) - most
+    tail = f", ... (and {more} more)" if more > 0 else ""
+    return ", ".join(names[:most]) + tail

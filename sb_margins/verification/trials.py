@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sb_margins.errors import UserError
+from sb_margins.errors import UserError, listed
 
 LABELS = {
     **dict.fromkeys(("1", "target", "tgt", "true", "same"), 1),
@@ -131,19 +131,6 @@ class Trials:
                 f"{len(missing)} of {len(needed)} utterances of the trials are not in "
                 f"{where}: {listed(missing)}"
             )
-
-
-def listed(names: list[str], most: int = 20) -> str:
-    """Names for a message, the first ones when there are many.
-
-    Example
-    -------
-    >>> listed(["a", "b", "c"], most=2)
-    'a, b, ... (and 1 more)'
-    """
-    more = len(names) - most
-    tail = f", ... (and {more} more)" if more > 0 else ""
-    return ", ".join(names[:most]) + tail
 
 
 def read_trials(path: str | Path, *, enrolment: str | Path | None = None) -> Trials:

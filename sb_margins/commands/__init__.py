@@ -1,0 +1,1 @@
+"""One file per verb of ``sb-margins``: its settings, and ``main(argv)``."""

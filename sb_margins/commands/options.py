@@ -1,0 +1,106 @@
+"""The one way to declare options: a dataclass, its fields are the flags.
+
+A verb's settings are a dataclass whose defaults and field texts are written once;
+``parse`` makes flags, positionals and ``--help`` from it (through tyro), and takes a
+YAML file of the same keys as new defaults.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import tyro
+import yaml
+from tyro.constructors import PrimitiveConstructorSpec
+
+from sb_margins.errors import UserError, nearest
+
+Settings = TypeVar("Settings")
+
+
+def _pairs(words: list[str]) -> dict[str, str]:
+    pairs = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not (name and equals and value):
+            raise ValueError(f"expected NAME=VALUE, found '{word}'")
+        pairs[name] = value
+    return pairs
+
+
+def _split(words: list[str]) -> list[str]:
+    return [part for word in words for part in word.split(",") if part]
+
+
+#: A field of ``NAME=VALUE`` words.
+Pairs = Annotated[
+    dict[str, str],
+    PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="NAME=VALUE ...",
+        instance_from_str=_pairs,
+        is_instance=lambda x: isinstance(x, dict),
+        str_from_instance=lambda x: [f"{k}={v}" for k, v in x.items()],
+    ),
+]
+
+#: A field of words separated by commas or blanks.
+Words = Annotated[
+    list[str],
+    PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="A,B,...",
+        instance_from_str=_split,
+        is_instance=lambda x: isinstance(x, list),
+        str_from_instance=lambda x: [",".join(x)] if x else [],
+    ),
+]
+
+#: A field of numbers separated by commas or blanks.
+Numbers = Annotated[
+    list[float],
+    PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="X,Y,...",
+        instance_from_str=lambda words: [float(w) for w in _split(words)],
+        is_instance=lambda x: isinstance(x, list),
+        str_from_instance=lambda x: [",".join(f"{v:g}" for v in x)] if x else [],
+    ),
+]
+
+
+def read_yaml(path: str | Path, settings: type) -> dict[str, Any]:
+    """The keys of a YAML file, each the name of a field of ``settings``."""
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeError, yaml.YAMLError) as error:
+        raise UserError(f"cannot read the settings {path}: {error}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} should be a mapping of keys to values")
+    known = [field.name for field in fields(settings)]
+    unknown = [str(key) for key in values if key not in known]
+    if unknown:
+        hints = "".join(f"\n  {key}{nearest(key, known)}" for key in unknown)
+        raise UserError(f"{path}: unknown keys; delete or correct them:{hints}")
+    return values
+
+
+def parse(
+    settings: type[Settings],
+    argv: Sequence[str],
+    verb: str,
+    defaults: Settings | None = None,
+) -> Settings:
+    """Read the words after ``sb-margins VERB`` into ``settings``.
+
+    Dashes and underscores in flags are alike. ``--help`` prints and exits; wrong
+    flags print what is meant and exit with 2. ``defaults`` replaces the defaults of
+    the class (settings from a YAML, see ``read_yaml``).
+    """
+    keywords: dict[str, Any] = {} if defaults is None else {"default": defaults}
+    sys.stdout.flush()
+    return tyro.cli(settings, args=list(argv), prog=f"sb-margins {verb}", **keywords)

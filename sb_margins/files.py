@@ -1,0 +1,81 @@
+"""Files: written whole or not at all, hashed, locked."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from sb_margins.errors import UserError
+
+
+@contextmanager
+def write_whole(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; rename it over ``path`` at the end.
+
+    A reader, or a run after a crash, sees the old file or the new one. The file
+    behind a symbolic link is replaced, not the link. After an error the temporary
+    file is removed and the old file stays.
+    """
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():
+        raise UserError(f"{path} is not a file; name another output")
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.part{target.suffix}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        temporary.replace(target)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a UTF-8 text file whole, with ``\\n`` line ends."""
+    with write_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def hash_file(path: str | Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as stream:
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    return digest.hexdigest()
+
+
+def hash_text(text: str) -> str:
+    """The SHA-256 of a text, in hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@contextmanager
+def locked(path: str | Path, busy: str | None = None) -> Iterator[IO[str]]:
+    """Hold the lock of ``path``, a file of its own (``.<name>.lock``) beside it.
+
+    Waits for the lock, or raises ``UserError(busy)`` when ``busy`` is given and
+    another process holds it. The lock lasts as long as the yielded file is open,
+    also in a child process that inherits it.
+    """
+    path = Path(os.path.realpath(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path.with_name(f".{path.name}.lock"), flags, 0o666)
+    except OSError as error:
+        raise UserError(f"cannot lock {path}: {error.strerror}") from error
+    with os.fdopen(descriptor, "r+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+        except BlockingIOError as error:
+            raise UserError(busy or "") from error
+        yield file

@@ -1,0 +1,69 @@
+"""Every verb's options come from a dataclass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import pytest
+from tyro.conf import Positional, arg
+
+from sb_margins.commands.options import Numbers, Pairs, Words, parse, read_yaml
+from sb_margins.errors import UserError
+
+
+@dataclass
+class Example:
+    """Do something with a model."""
+
+    model: Annotated[Positional[str], arg(metavar="MODEL")]
+    """The model folder."""
+    files: Annotated[Positional[list[str]], arg(metavar="FILE ...")]
+    """Audio files."""
+    trials: Pairs = field(default_factory=dict)
+    """Trial lists by name."""
+    losses: Words = field(default_factory=lambda: ["am"])
+    """Which losses."""
+    p_target: Numbers = field(default_factory=lambda: [0.01, 0.05])
+    """The priors of minDCF."""
+    norm: Literal["none", "as"] = "none"
+    """Score normalisation."""
+    skip_bad: bool = False
+    """Leave unusable files out."""
+
+
+def test_flags_become_settings():
+    words = "m a b --trials O=x H=y --losses am,ham softmax --p-target 0.1 --skip_bad"
+    settings = parse(Example, words.split(), "example")
+    assert settings.model == "m" and settings.files == ["a", "b"]
+    assert settings.trials == {"O": "x", "H": "y"}
+    assert settings.losses == ["am", "ham", "softmax"]
+    assert settings.p_target == [0.1] and settings.skip_bad
+
+
+def test_defaults_stand_in_the_class_and_in_help(capsys):
+    settings = parse(Example, ["m", "a"], "example")
+    assert settings.losses == ["am"] and not settings.skip_bad
+    with pytest.raises(SystemExit) as done:
+        parse(Example, ["--help"], "example")
+    assert done.value.code == 0
+    printed = capsys.readouterr().out
+    assert "sb-margins example" in printed and "Which losses" in printed
+    assert "0.01,0.05" in printed
+
+
+@pytest.mark.parametrize("words", ["m a --lose am", "m a --trials O", "m a --norm z"])
+def test_wrong_flags_exit_with_two(words, capsys):
+    with pytest.raises(SystemExit) as done:
+        parse(Example, words.split(), "example")
+    assert done.value.code == 2
+    assert "--" in capsys.readouterr().err
+
+
+def test_a_yaml_gives_new_defaults_and_unknown_keys_are_told_together(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("norm: as\n")
+    assert read_yaml(path, Example) == {"norm": "as"}
+    path.write_text("nrom: as\nloses: am\n")
+    with pytest.raises(UserError, match="(?s)nrom Did you mean 'norm'.*loses"):
+        read_yaml(path, Example)
