@@ -18,7 +18,7 @@ from sb_margins.comparison.embeddings import (
 )
 from sb_margins.comparison.results import Comparison, System
 from sb_margins.data import Manifest
-from sb_margins.reporting.geometry import (
+from sb_margins.plots.geometry import (
     Agreement,
     gromov_delta,
     hierarchy,
@@ -26,8 +26,8 @@ from sb_margins.reporting.geometry import (
     speaker_distances,
     tree_fit,
 )
-from sb_margins.reporting.hyperbolic_map import disc_map, plane_map
-from sb_margins.reporting.maps import Map, choose_points, plot_maps, plot_radii
+from sb_margins.plots.hyperbolic_map import disc_map, plane_map
+from sb_margins.plots.maps import Map, choose_points, plot_maps, plot_radii
 
 MOST_PROTOTYPES = 40
 IN_ONE_PICTURE = 9

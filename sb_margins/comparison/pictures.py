@@ -8,8 +8,8 @@ from pathlib import Path
 from sb_margins.comparison.document import Block, Heading, Picture
 from sb_margins.comparison.geometry import draw_geometry
 from sb_margins.comparison.results import Comparison, System
-from sb_margins.reporting.det import plot_det
-from sb_margins.reporting.panels import plot_histograms, plot_learning
+from sb_margins.plots.det import plot_det
+from sb_margins.plots.panels import plot_histograms, plot_learning
 from sb_margins.verification.metrics import threshold_at
 
 IN_ONE_DET = 5  # besides the baseline: as many as there are colours

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sb_margins.comparison.variants import parse_variants
 from sb_margins.errors import UserError
-from sb_margins.reporting.loss_curves import (
+from sb_margins.plots.loss_curves import (
     MOST_CURVES,
     describe_nontargets,
     loss_curve,

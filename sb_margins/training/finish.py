@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from sb_margins.inference.results import export_results
-from sb_margins.reporting.det import plot_det
-from sb_margins.reporting.histogram import plot_histogram
+from sb_margins.plots.det import plot_det
+from sb_margins.plots.histogram import plot_histogram
 from sb_margins.training.run import Trained
 from sb_margins.verification.bootstrap import speakers_of
 from sb_margins.verification.extraction import extract

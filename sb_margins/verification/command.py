@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from sb_margins.errors import UserError
-from sb_margins.reporting.det import plot_det
-from sb_margins.reporting.histogram import plot_histogram
+from sb_margins.plots.det import plot_det
+from sb_margins.plots.histogram import plot_histogram
 from sb_margins.verification.bootstrap import speakers_of
 from sb_margins.verification.calibration import Calibration, quality_measures
 from sb_margins.verification.embeddings import Embeddings

@@ -241,7 +241,7 @@ def main(argv: list[str]) -> int:
     if len(systems) > 1 and args.bootstrap:
         _compare(systems, rows, args.bootstrap)
     if args.det:
-        from sb_margins.reporting.det import plot_det
+        from sb_margins.plots.det import plot_det
 
         curves = {name: (scores, t.labels) for name, (t, scores) in systems.items()}
         plot_det(curves, args.det, p_target=args.p_target[0])

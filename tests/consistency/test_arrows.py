@@ -23,7 +23,6 @@ LEVELS = [
 # Old rooms, until they are emptied.
 LEVELS[1] |= {"labels"}
 LEVELS[2] |= {"dense", "nontargets", "tiled"}
-LEVELS[4] |= {"reporting"}
 LEVELS[7] |= {"demo"}
 # Arrows that still point up, importing room to imported room. Only ever shorten it.
 STILL = {
@@ -31,7 +30,7 @@ STILL = {
     ("losses", "labels"),
     ("losses", "nontargets"),
     ("verification", "inference"),
-    ("verification", "reporting"),
+    ("verification", "plots"),
 }
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 # Small files of one level may import each other; folders of one level may not.

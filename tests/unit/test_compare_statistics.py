@@ -8,6 +8,7 @@ import pytest
 from sb_margins.comparison.results import Comparison, System
 from sb_margins.comparison.statistics import (
     METRICS,
+    Figure,
     _difference,
     figures,
     holm,
@@ -136,3 +137,74 @@ def test_all_systems_see_the_same_draws(noisy):
     one = scores(1.0)
     full, drawn = resample([one, one], trials.labels, sides, replicates=50)
     assert (drawn[:, 0] == drawn[:, 1]).all() and full.shape == (2, len(METRICS))
+
+
+@pytest.mark.parametrize(
+    "p_holm, change, significant, better",
+    [
+        (0.049, -0.1, True, True),
+        (0.049, +0.1, True, False),
+        (0.05, -0.1, False, False),
+        (0.06, -0.1, False, False),
+        (0.19, -0.1, False, False),
+        (float("nan"), -0.1, False, False),
+        (0.049, 0.0, True, False),
+    ],
+)
+def test_significant_is_below_5_percent_and_better_is_also_lower(
+    p_holm, change, significant, better
+):
+    figure = Figure(0.1, 0.01, 0.08, 0.12, change, -0.1, 0.1, p_holm, p_holm)
+    assert (figure.significant, figure.better) == (significant, better)
+
+
+def test_difference_by_hand():
+    """Two seeds, three draws of the speakers; no luck of the seeds in the gap."""
+    full = np.array([0.10, 0.20, 0.12, 0.22])  # two seeds of each system
+    drawn = np.array([[0.1, 0.2, 0.1, 0.3], [0.0, 0.1, 0.2, 0.2], [0.3, 0.2, 0.2, 0.2]])
+    change, low, high, p = _difference(full, drawn, ([0, 1], [2, 3]), 0)
+    means = np.array([-0.05, -0.15, 0.05])
+    assert change == pytest.approx(-0.02 / 0.17)
+    assert (low, high) == pytest.approx(tuple(np.percentile(means, [2.5, 97.5])))
+    assert p == 2 * (1 + 1) / (3 + 1)
+
+
+def test_one_seed_has_no_luck_of_seeds():
+    drawn = np.array([[0.1, 0.3]] * 9)
+    change, low, high, p = _difference(np.array([0.1, 0.2]), drawn, ([0], [1]), 0)
+    assert (change, low, high) == pytest.approx((-0.5, -0.2, -0.2))
+    assert p == pytest.approx(2 * 1 / 10)
+
+
+def test_no_common_seed_has_no_difference():
+    assert np.isnan(_difference(np.ones(2), np.ones((3, 2)), ([], []), 0)).all()
+    change = _difference(np.zeros(2), np.zeros((3, 2)), ([0], [1]), 0)[0]
+    assert np.isnan(change)  # relative to nothing
+
+
+def test_spread_is_the_standard_deviation_over_seeds(noisy):
+    trials, sides, scores = noisy
+    vectors = [scores(1.5) for _ in range(3)]
+    comparison = comparison_of({"am": vectors}, trials, sides)
+    found = figures(comparison, "test", replicates=100)["am"]["eer"]
+    values = [eer(v, trials.labels) for v in vectors]
+    assert found.mean == pytest.approx(np.mean(values))
+    assert found.spread == pytest.approx(np.std(values, ddof=1))
+    each = [
+        bootstrap(v, trials.labels, sides, replicates=100)["eer"].value for v in vectors
+    ]
+    assert each == values
+    assert found.low < found.mean < found.high
+
+
+def test_draws_without_nontargets_are_left_out():
+    """Of two speakers, a draw of one of them twice has no non-target trials."""
+    sides = np.array([0, 1, 0]), np.array([0, 1, 1])
+    labels = np.array([1, 1, 0])
+    _, drawn = resample([labels], labels, sides, replicates=100)
+    assert 20 < len(drawn) < 80 and (drawn == 0).all()
+
+
+def test_holm_stays_below_one():
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([0.5]) == [0.5]

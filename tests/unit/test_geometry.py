@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from sb_margins.poincare import distance
-from sb_margins.reporting.geometry import (
+from sb_margins.plots.geometry import (
     gromov_delta,
     hierarchy,
     mantel,
     speaker_distances,
     tree_fit,
 )
-from sb_margins.reporting.hyperbolic_map import disc_map, plane_map
+from sb_margins.plots.hyperbolic_map import disc_map, plane_map
+from sb_margins.poincare import distance
 
 
 def binary_tree(depth):

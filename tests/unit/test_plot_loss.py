@@ -8,7 +8,7 @@ import pytest
 from sb_margins import select
 from sb_margins.cli import main as cli
 from sb_margins.comparison.variants import parse_variants
-from sb_margins.reporting.loss_curves import (
+from sb_margins.plots.loss_curves import (
     MOST_CURVES,
     Curve,
     colour,

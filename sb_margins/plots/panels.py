@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from sb_margins.reporting.histogram import score_bins
-from sb_margins.reporting.style import COLOURS, GREY, save
+from sb_margins.plots.histogram import score_bins
+from sb_margins.plots.style import COLOURS, GREY, save
 from sb_margins.verification.points import split_scores
 
 ACROSS = 3

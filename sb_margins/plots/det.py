@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sb_margins.errors import UserError
-from sb_margins.reporting.style import COLOURS, DASHES, GREY, figure, save
+from sb_margins.plots.style import COLOURS, DASHES, GREY, figure, save
 from sb_margins.verification.points import OperatingPoints
 
 # Per cent.

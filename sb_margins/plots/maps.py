@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sb_margins.reporting.panels import ACROSS, _wrapped, grid_of
-from sb_margins.reporting.style import COLOURS, GREY, save
+from sb_margins.plots.panels import ACROSS, _wrapped, grid_of
+from sb_margins.plots.style import COLOURS, GREY, save
 
 MARKERS = "os^DvP"
 

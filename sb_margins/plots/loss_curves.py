@@ -13,8 +13,8 @@ from torch import Tensor
 
 from sb_margins.errors import UserError
 from sb_margins.head import Head
+from sb_margins.plots.style import COLOURS, DASHES, GREY
 from sb_margins.poincare import clip_radius, distance, tangent_distance
-from sb_margins.reporting.style import COLOURS, DASHES, GREY
 
 MOST_CURVES = 12
 FLOOR = 1e-5  # of the logarithmic panels
@@ -160,7 +160,7 @@ def plot_losses(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from sb_margins.reporting.style import save
+    from sb_margins.plots.style import save
 
     if not 0 < len(curves) <= MOST_CURVES:
         raise UserError(

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sb_margins.reporting.style import COLOURS, DASHES, figure, save
+from sb_margins.plots.style import COLOURS, DASHES, figure, save
 from sb_margins.verification.points import split_scores
 
 
