@@ -1,4 +1,4 @@
-"""Crops, schedules, history, checks, checkpoints."""
+"""Schedules, history, checks, checkpoints."""
 
 import numpy as np
 import pytest
@@ -7,79 +7,13 @@ import torch
 from torch import nn
 
 from sb_margins import select
-from sb_margins.data.manifest import Manifest, Utterance
 from sb_margins.errors import UserError
 from sb_margins.losses import HSoftmax, JointLoss, NormSoftmax
 from sb_margins.schedules import SHAPES, LossSchedule, current, ramp
 from sb_margins.training.augment import build_augmenter
 from sb_margins.training.checkpoints import WHOLE, WholeCheckpointer
 from sb_margins.training.checks import check_numbers
-from sb_margins.training.crops import CropDataset, CropSampler, collate
 from sb_margins.training.history import History
-
-
-@pytest.fixture
-def manifest(tmp_path, make_voice):
-    rows = []
-    for k, (seconds, rate) in enumerate([(2.0, 16000), (0.5, 16000), (2.0, 8000)]):
-        name = f"{k}.wav"
-        soundfile.write(tmp_path / name, make_voice(k, 0, seconds, rate), rate)
-        rows.append(Utterance(name, name, seconds, f"s{k}", rate, {}))
-    return Manifest(rows, tmp_path)
-
-
-CLASSES = {"s0": 0, "s1": 1, "s2": 2}
-
-
-def crops(manifest, **options):
-    return CropDataset(manifest, CLASSES, seconds=1.0, seed=7, **options)
-
-
-@pytest.mark.parametrize("preload", [True, False])
-def test_crops_depend_on_seed_epoch_and_place_only(manifest, preload):
-    one, two = crops(manifest, preload=preload), crops(manifest, preload=preload)
-    two[1, 2], two[3, 0]  # what was read before does not matter
-    for key in [(1, 0), (1, 1), (1, 2), (2, 5)]:
-        np.testing.assert_array_equal(one[key][1], two[key][1])
-        assert one[key][1].shape == (16000,)
-        assert np.isfinite(one[key][1]).all()
-    assert not np.array_equal(one[1, 0][1], one[2, 0][1])
-    assert not np.array_equal(one[1, 0][1], one[1, 3][1])
-
-
-def test_short_speech_is_repeated_not_padded(manifest):
-    wav = crops(manifest)[1, 1][1]
-    np.testing.assert_array_equal(wav[:8000], wav[8000:])
-
-
-def test_speeds_make_new_speakers(manifest):
-    dataset = crops(manifest, speeds=[1.0, 0.9, 1.1])
-    seen = {}
-    for epoch in range(40):
-        _, wav, label = dataset[epoch, 0]
-        assert wav.shape == (16000,)
-        seen.setdefault(label, []).append(np.abs(np.fft.rfft(wav)).argmax())
-    assert sorted(seen) == [0, 3, 6]
-    # Slower speech is lower in pitch, faster speech higher.
-    slow, plain, fast = (np.median(seen[k]) for k in (3, 0, 6))
-    assert slow < plain < fast
-
-
-def test_sampler_covers_every_epoch_in_its_own_order():
-    sampler = CropSampler(5, repeats=2, seed=1)
-    orders = []
-    for epoch in (1, 2):
-        sampler.set_epoch(epoch)
-        order = [position for _, position in sampler]
-        assert sorted(order) == list(range(10)) and len(sampler) == 10
-        orders.append(order)
-    assert orders[0] != orders[1]
-
-
-def test_collate_and_batch(manifest):
-    dataset = crops(manifest)
-    batch = collate([dataset[1, 0], dataset[1, 1]]).to("cpu")
-    assert batch.wavs.shape == (2, 16000) and batch.labels.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -1,0 +1,58 @@
+"""A Brain on a linear encoder and points instead of speech: a run in milliseconds."""
+
+import tempfile
+from pathlib import Path
+
+import torch
+from speechbrain.utils.run_opts import RunOptions
+
+from sb_margins import select
+from sb_margins.training.brain import SpeakerBrain
+from sb_margins.training.crops import CropBatch
+from sb_margins.training.history import History
+
+SIZE, CLASSES, BATCH = 6, 5, 8
+
+
+class Normalise(torch.nn.Module):
+    def forward(self, feats, lengths):
+        return feats
+
+
+def tiny_brain(batches, options=None, loss="real_am", rate=0.1, **hparams):
+    """A Brain and the list of its batches, both the same at every call."""
+    torch.manual_seed(3)
+    encoder = torch.nn.Linear(SIZE, 4)
+    head = select.head(loss, input_size=4, out_neurons=CLASSES)
+    modules = {
+        "compute_features": torch.nn.Identity(),
+        "mean_var_norm": Normalise(),
+        "embedding_model": encoder,
+        "head": head,
+    }
+    run_opts = {"device": "cpu", "noprogressbar": True, **(options or {})}
+    brain = SpeakerBrain(
+        modules,
+        lambda parameters: torch.optim.SGD(parameters, lr=rate),
+        {
+            "head": head,
+            "seed": 1,
+            "number_of_epochs": 1,
+            "batch_size": BATCH,
+            "lr_annealing": lambda optimizer: None,
+            **hparams,
+        },
+        RunOptions.from_dictionary(run_opts),
+        steps_per_epoch=batches,
+        history=History(Path(tempfile.mkdtemp()) / "history.csv"),
+    )
+    drawn = torch.Generator().manual_seed(7)
+    loader = [
+        CropBatch(
+            [""] * BATCH,
+            torch.randn(BATCH, SIZE, generator=drawn),
+            torch.randint(CLASSES, (BATCH,), generator=drawn),
+        )
+        for _ in range(batches)
+    ]
+    return brain, torch.utils.data.DataLoader(loader, batch_size=None)
