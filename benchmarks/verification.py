@@ -29,11 +29,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from sb_margins.data.trials import Trials
 from sb_margins.verification.embeddings import Embeddings
 from sb_margins.verification.normalisation import Normaliser
 from sb_margins.verification.points import OperatingPoints
 from sb_margins.verification.scoring import score_trials
-from sb_margins.verification.trials import Trials
 from sb_margins.versions import versions
 
 HERE = Path(__file__).resolve().parent

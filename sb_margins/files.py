@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import hashlib
 import os
@@ -39,6 +40,25 @@ def write_text(path: str | Path, text: str) -> None:
     """Write a UTF-8 text file whole, with ``\\n`` line ends."""
     with write_whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a UTF-8 file, or of a UTF-16 one that says so (as PowerShell's)."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = data.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is not UTF-8 text (byte {error.start}). Latin-1? Convert it: "
+            f"iconv -f latin1 -t utf-8 '{path}'"
+        ) from error
+    if "\0" in text:
+        raise UserError(f"{path} is not a text file, or is UTF-16 without its mark")
+    return text
 
 
 def hash_file(path: str | Path) -> str:

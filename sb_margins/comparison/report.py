@@ -20,9 +20,9 @@ from sb_margins.comparison.document import (
 from sb_margins.comparison.pictures import draw_pictures
 from sb_margins.comparison.results import Comparison, System
 from sb_margins.comparison.statistics import METRICS, Figure, figures
+from sb_margins.files import write_text
 from sb_margins.training.checks import FREE_TO_CHANGE
 from sb_margins.verification.report import write_json
-from sb_margins.verification.trials import write_text
 
 EER, DCF = METRICS
 SYNTHETIC = (

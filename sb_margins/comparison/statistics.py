@@ -169,7 +169,7 @@ def figures(
     -------
     >>> from types import SimpleNamespace as Fake
     >>> from sb_margins.comparison.variants import Variant
-    >>> from sb_margins.verification.trials import Trials
+    >>> from sb_margins.data.trials import Trials
     >>> trials = Trials(list("abcabc"), list("defefd"), np.array([1, 1, 1, 0, 0, 0]))
     >>> sides = np.array([0, 1, 2, 0, 1, 2]), np.array([0, 1, 2, 1, 2, 0])
     >>> scores = {"test": np.array([3.0, 2.0, 0.5, 1.0, 0.0, 0.2])}

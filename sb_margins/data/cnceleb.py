@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sb_margins.data.audio_files import is_audio, walk
 from sb_margins.data.corpus import Corpus, Entry, Listing, existing_folder
-from sb_margins.data.trial_lists import read_list
+from sb_margins.data.trials import read_trials
 from sb_margins.errors import UserError
 
 TRAIN = ("all", "cnceleb1", "cnceleb2")
@@ -172,7 +172,7 @@ def _evaluation(listing: Listing, corpus: Path) -> set[str]:
             missing[path] = None
         return there.get(stem, path)
 
-    trials = read_list(lists / "trials.lst", order=(2, 0, 1), name=there_as)
+    trials = read_trials(lists / "trials.lst", labelled=True).renamed(there_as)
     if missing:
         raise UserError(
             f"{lists / 'trials.lst'} names {len(missing)} files that are not in "
@@ -180,7 +180,7 @@ def _evaluation(listing: Listing, corpus: Path) -> set[str]:
         )
     listing.trials["test"] = trials
     speakers = set()
-    for utterance in sorted({side for _, *pair in trials for side in pair}):
+    for utterance in trials.utterances:
         stem = utterance.split("/")[1]
         speaker, _, rest = stem.partition("-")
         genre = rest.split("-")[0] if utterance.startswith("test/") else "enroll"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sb_margins.data.splitting import Trial
+from sb_margins.data.trials import Trials
 from sb_margins.errors import UserError, nearest
 
 
@@ -51,7 +51,7 @@ class Listing:
         What the entries' paths are relative to.
     entries : list of Entry
         All with a split, or none (then ``prepare`` divides the speakers).
-    trials : dict of str to list of (int, str, str)
+    trials : dict of str to Trials
         Trial lists by split; those missing are made from the seed.
     notes : list of str
         What the user should know.
@@ -71,7 +71,7 @@ class Listing:
 
     root: Path
     entries: list[Entry]
-    trials: dict[str, list[Trial]] = field(default_factory=dict)
+    trials: dict[str, Trials] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     dev_speakers: int = 0
     eval_utterances: int = 20

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from sb_margins.data.audio_files import AUDIO, walk
 from sb_margins.data.corpus import Corpus, Entry, Listing, digest, plain_id
-from sb_margins.data.trial_lists import read_list
+from sb_margins.data.trials import read_trials
 from sb_margins.errors import UserError
 
 _SPLIT_NAME = re.compile(
@@ -193,7 +193,7 @@ def annotated(
         for split in sorted(splits - {"train"}):
             path = folder / f"trials_{split}.txt"
             if path.is_file():
-                listing.trials[split] = read_list(path)
+                listing.trials[split] = read_trials(path, labelled=True)
     return listing
 
 

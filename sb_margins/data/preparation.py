@@ -15,8 +15,8 @@ from sb_margins.data.checking import usable
 from sb_margins.data.corpus import Corpus, Entry, Listing, existing_folder
 from sb_margins.data.manifest import Manifest, Utterance
 from sb_margins.data.prepared import FORMAT, Prepared
-from sb_margins.data.splitting import Trial, divide, hold_out, make_trials
-from sb_margins.data.trial_lists import checked, write_list
+from sb_margins.data.splitting import divide, hold_out, make_trials
+from sb_margins.data.trials import Trials, usable_trials, write_trials
 from sb_margins.errors import UserError, nearest
 
 CORPORA = (
@@ -176,7 +176,7 @@ def _prepare(
     for split, group in splits.items():
         Manifest(group, listing.root).write(save / f"{split}.csv")
     for split, lines in trials.items():
-        write_list(save / f"trials_{split}.txt", lines)
+        write_trials(save / f"trials_{split}.txt", lines)
     counts = _counts(splits, trials)
     info = {
         **key,
@@ -325,28 +325,30 @@ def _trials(
     splits: Mapping[str, Sequence[Utterance]],
     left_out: Mapping[str, str],
     seed: int,
-) -> dict[str, list[Trial]]:
+) -> dict[str, Trials]:
     lists = {}
     for split, group in splits.items():
         if split == "train":
             continue
         known = {u.id: u for u in group}
         if split in listing.trials:
-            lists[split], lost = checked(
-                listing.trials[split], split, known, left_out, listing.official
+            given = listing.trials[split]
+            lists[split] = usable_trials(
+                given, split, known, left_out, listing.official
             )
+            lost = len(given) - len(lists[split])
             if lost:
                 listing.notes.append(
                     f"{lost} trials of '{split}' need files that were left out"
                 )
         else:
-            made = make_trials(group, seed)
-            lists[split], _ = checked(made, split, known, {})
+            made = Trials.from_rows(make_trials(group, seed))
+            lists[split] = usable_trials(made, split, known)
     return lists
 
 
 def _counts(
-    splits: Mapping[str, Sequence[Utterance]], trials: Mapping[str, Sequence[Trial]]
+    splits: Mapping[str, Sequence[Utterance]], trials: Mapping[str, Trials]
 ) -> dict[str, dict[str, Any]]:
     counts: dict[str, dict[str, Any]] = {}
     for split in sorted(splits, key=lambda s: (s != "train", s)):
@@ -357,7 +359,7 @@ def _counts(
             "hours": round(sum(u.duration for u in group) / 3600, 2),
         }
         if split in trials:
-            targets = sum(trial[0] for trial in trials[split])
+            targets = sum(label for label, _, _ in trials[split])
             counts[split]["target trials"] = targets
             counts[split]["non-target trials"] = len(trials[split]) - targets
     return counts

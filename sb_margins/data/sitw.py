@@ -11,8 +11,7 @@ import os
 from pathlib import Path
 
 from sb_margins.data.corpus import Corpus, Entry, Listing
-from sb_margins.data.splitting import Trial
-from sb_margins.data.trial_lists import read_list
+from sb_margins.data.trials import Trials, read_trials
 from sb_margins.errors import UserError
 
 _EXPECTED = (
@@ -76,7 +75,7 @@ def collect(folder: Path, *, seed: int) -> Listing:
             return f"{part.name}/{path or word}"
 
         keys = part / "keys" / "core-core.lst"
-        trials = read_list(keys, order=(2, 0, 1), name=name)
+        trials = read_trials(keys, labelled=True).renamed(name)
         if missing:
             raise UserError(
                 f"{keys} names {len(missing)} models or files that are not in {part}: "
@@ -104,7 +103,7 @@ def _there(part: Path, name: str) -> str | None:
     return None
 
 
-def _speakers(trials: list[Trial]) -> dict[str, str]:
+def _speakers(trials: Trials) -> dict[str, str]:
     """Speakers, as far as the target trials tell which files share one."""
     parent: dict[str, str] = {}
 

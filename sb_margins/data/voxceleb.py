@@ -16,8 +16,7 @@ from pathlib import Path
 
 from sb_margins.data.audio_files import is_audio
 from sb_margins.data.corpus import Corpus, Entry, Listing, digest, existing_folder
-from sb_margins.data.splitting import Trial
-from sb_margins.data.trial_lists import read_list
+from sb_margins.data.trials import Trials, read_trials
 from sb_margins.errors import UserError
 
 LISTS = {
@@ -124,9 +123,10 @@ def collect(
     wavs = dict(files.values())
     for name in _list_names(lists):
         split, file_name, _ = LISTS[name]
-        trials = _with_ids(read_list(_find(file_name, near)), files, file_name)
+        given = read_trials(_find(file_name, near), labelled=True)
+        trials = _with_ids(given, files, file_name)
         listing.trials[split] = trials
-        names = sorted({side for _, *pair in trials for side in pair})
+        names = trials.utterances
         tested |= {side.split("/")[0] for side in names}
         for side in names:
             add(side, split)
@@ -237,8 +237,8 @@ def _find(file_name: str, near: Iterable[Path]) -> Path:
 
 
 def _with_ids(
-    trials: list[Trial], files: dict[str, tuple[str, str]], file_name: str
-) -> list[Trial]:
+    trials: Trials, files: dict[str, tuple[str, str]], file_name: str
+) -> Trials:
     """The trials with our IDs: the extensions of the files that are there."""
     missing: dict[str, None] = {}
 
@@ -249,7 +249,7 @@ def _with_ids(
             return side
         return files[stem][0]
 
-    named = [(label, name(a), name(b)) for label, a, b in trials]
+    named = trials.renamed(name)
     if missing:
         first = next(iter(missing))
         raise UserError(

@@ -44,9 +44,9 @@ def dev_scores(
     True
     """
     from sb_margins.data import Prepared
+    from sb_margins.data.trials import read_trials
     from sb_margins.verification.extraction import extract
     from sb_margins.verification.scoring import score_trials
-    from sb_margins.verification.trials import read_trials
 
     folder = results_dir / "data"
     if not (folder / "prepare.json").is_file():

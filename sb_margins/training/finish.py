@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from sb_margins.data.trials import read_trials
 from sb_margins.inference.results import export_results
 from sb_margins.plots.det import plot_det
 from sb_margins.plots.histogram import plot_histogram
@@ -17,8 +18,8 @@ from sb_margins.verification.report import (
     print_table,
     write_json,
 )
+from sb_margins.verification.score_file import write_scores
 from sb_margins.verification.scoring import score_trials
-from sb_margins.verification.trials import read_trials, write_scores
 from sb_margins.versions import versions
 
 

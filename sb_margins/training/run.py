@@ -17,6 +17,7 @@ from speechbrain.utils.distributed import (
 )
 
 from sb_margins.data import Prepared, prepare
+from sb_margins.data.trials import read_trials
 from sb_margins.encoder import SpeakerEncoder
 from sb_margins.inference.heads import similarity_of
 from sb_margins.plots.curves import plot_training
@@ -41,7 +42,6 @@ from sb_margins.training.selection import load_final
 from sb_margins.verification.extraction import extract
 from sb_margins.verification.metrics import eer, min_dcf
 from sb_margins.verification.scoring import score_trials
-from sb_margins.verification.trials import read_trials
 
 
 @dataclass

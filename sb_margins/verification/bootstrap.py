@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from sb_margins.errors import UserError
+from sb_margins.data.trials import Trials
+from sb_margins.errors import UserError, listed
 from sb_margins.verification.embeddings import lookup
 from sb_margins.verification.points import OperatingPoints, as_array, as_scores
-from sb_margins.verification.trials import Trials, listed
 
 Metric = Callable[[OperatingPoints], float]
 

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from sb_margins.errors import UserError
+from sb_margins.files import write_text
 from sb_margins.verification.points import as_scores, prior_costs, split_scores
 from sb_margins.verification.scoring import Indexed
-from sb_margins.verification.trials import write_text
 
 
 @dataclass(frozen=True)

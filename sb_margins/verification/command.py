@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from sb_margins.errors import UserError
+from sb_margins.data.trials import Trials, read_trials
+from sb_margins.errors import UserError, listed
+from sb_margins.files import write_text
 from sb_margins.plots.det import plot_det
 from sb_margins.plots.histogram import plot_histogram
 from sb_margins.verification.bootstrap import speakers_of
@@ -23,6 +25,7 @@ from sb_margins.verification.report import (
     print_table,
     write_json,
 )
+from sb_margins.verification.score_file import write_scores
 from sb_margins.verification.scoring import (
     index_trials,
     is_cosine,
@@ -38,13 +41,6 @@ from sb_margins.verification.sources import (
     load_system,
     locate,
     read_manifests,
-)
-from sb_margins.verification.trials import (
-    Trials,
-    listed,
-    read_trials,
-    write_scores,
-    write_text,
 )
 from sb_margins.versions import versions
 

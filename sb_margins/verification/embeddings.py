@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sb_margins.errors import UserError
-from sb_margins.verification.trials import listed
+from sb_margins.errors import UserError, listed
 
 
 def lookup(row_of: Mapping[str, int], names: Sequence[str]) -> np.ndarray:

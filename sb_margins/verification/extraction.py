@@ -15,10 +15,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sb_margins.data.audio import SAMPLE_RATE, load_audio
-from sb_margins.errors import UserError
+from sb_margins.errors import UserError, listed
 from sb_margins.verification.cache import EmbeddingCache, audio_key, module_key
 from sb_margins.verification.embeddings import Embeddings
-from sb_margins.verification.trials import listed
 
 __all__ = ["Embeddings", "extract", "paths_of"]
 

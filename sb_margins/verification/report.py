@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from sb_margins.files import write_text
 from sb_margins.verification.bootstrap import SEED, bootstrap
 from sb_margins.verification.metrics import summary, threshold_at
-from sb_margins.verification.trials import write_text
 
 
 def figures(

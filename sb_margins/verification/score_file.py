@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from sb_margins.data.trials import LABELS, Trials, read_trials
 from sb_margins.errors import UserError
+from sb_margins.files import write_text
 from sb_margins.verification.bootstrap import paired_bootstrap, speakers_of
 from sb_margins.verification.report import figures, print_table, write_json
-from sb_margins.verification.trials import LABELS, Trials, read_trials
 from sb_margins.versions import versions
 
 
@@ -76,6 +77,18 @@ def read_scores(
     if not names:
         raise UserError(f"{path} names no trials, so --trials cannot be matched")
     return _matched(path, trials, scores, key)
+
+
+def write_scores(path: str | Path, trials: Trials, scores: np.ndarray) -> None:
+    """Write ``label enrol test score`` lines (``enrol test score`` without labels).
+
+    Nine significant digits: a float32 score survives the round trip.
+    """
+    rows = zip(trials.enrol, trials.test, scores.tolist(), strict=True)
+    lines = [f"{e} {t} {s:.9g}\n" for e, t, s in rows]
+    if trials.labels is not None:
+        lines = [f"{x} {row}" for x, row in zip(trials.labels, lines, strict=True)]
+    write_text(path, "".join(lines))
 
 
 def _rows(path: Path) -> list[list[str]]:

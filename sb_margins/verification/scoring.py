@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sb_margins.data.trials import Trials
 from sb_margins.errors import UserError
 from sb_margins.verification.embeddings import Embeddings, lookup
-from sb_margins.verification.trials import Trials
 
 # Trials in one gather: small enough that both sides stay in the processor's cache.
 CHUNK = 2048

@@ -15,9 +15,9 @@ from sb_margins.comparison.statistics import (
     resample,
 )
 from sb_margins.comparison.variants import Variant
+from sb_margins.data.trials import Trials
 from sb_margins.verification.bootstrap import bootstrap
 from sb_margins.verification.metrics import eer
-from sb_margins.verification.trials import Trials
 
 
 def trials_of(speakers, each, rng):

@@ -247,7 +247,7 @@ def test_annotated_contradictions(shared_like, tmp_path):
     for line, told in (
         ("1 u0-0 nobody", "name 2 utterances that are not among"),
         ("1 u6-0 u9-0", "contradict the manifest"),
-        ("7 u6-0 u9-0", "expected 'label enrol test'"),
+        ("7 u6-0 u9-0", "'7' is not a label"),
     ):
         (shared_like / "trials_dev.txt").write_text(good + line + "\n")
         with pytest.raises(UserError, match=told):

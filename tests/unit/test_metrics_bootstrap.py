@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from sb_margins.data.trials import Trials
 from sb_margins.errors import UserError
 from sb_margins.verification import metrics
 from sb_margins.verification.bootstrap import (
@@ -14,7 +15,6 @@ from sb_margins.verification.bootstrap import (
     paired_bootstrap,
     speakers_of,
 )
-from sb_margins.verification.trials import Trials
 
 
 def corpus(seed: int, speakers: int = 40, each: int = 6, noise: float = 1.0):

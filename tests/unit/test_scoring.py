@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from sb_margins.data.trials import Trials
 from sb_margins.errors import UserError
 from sb_margins.similarity import CosineSimilarity, PoincareSimilarity
 from sb_margins.verification import scoring
@@ -13,7 +14,6 @@ from sb_margins.verification.embeddings import Embeddings
 from sb_margins.verification.normalisation import Normaliser, speaker_means
 from sb_margins.verification.plda import PLDASimilarity, train_plda
 from sb_margins.verification.scoring import score_trials
-from sb_margins.verification.trials import Trials
 
 RNG = np.random.default_rng(0)
 

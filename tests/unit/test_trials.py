@@ -5,14 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sb_margins.errors import UserError
-from sb_margins.verification.score_file import main as metrics_command, read_scores
-from sb_margins.verification.trials import (
+from sb_margins.data.trials import (
     Trials,
     read_models,
     read_trials,
-    write_scores,
     write_trials,
+)
+from sb_margins.errors import UserError
+from sb_margins.verification.score_file import (
+    main as metrics_command,
+    read_scores,
+    write_scores,
 )
 
 LISTS = {
@@ -62,10 +65,10 @@ def test_names_that_look_like_labels(tmp_path):
 @pytest.mark.parametrize(
     "text, told",
     [
-        ("", "holds no trials"),
+        ("", "has no trials"),
         ("1 a b\n1 a\n", "line 2"),
         ("1 a b c\n", "line 1"),
-        ("1 a b\n2 a c\n", "line 2: '2' is no label"),
+        ("1 a b\n2 a c\n", "line 2: '2' is not a label"),
         ("a b c\n", "cannot tell"),
     ],
 )
@@ -86,6 +89,42 @@ def test_broken_csv_is_told(tmp_path):
     path.write_text("label,enrol,test\n1,a\n")
     with pytest.raises(UserError, match="line 2: 2 fields"):
         read_trials(path)
+
+
+def test_contradicting_trials_are_refused_with_their_lines(tmp_path):
+    path = tmp_path / "list.txt"
+    path.write_text("1 a b\n\n0 a c\n0 a b\n1 c b\n0 c b\n")
+    with pytest.raises(UserError, match=r"lines 1 and 4: 'a b' is both.*1 more"):
+        read_trials(path)
+    path.write_text("1 a b\n1 a b\n0 b a\n")  # the same twice; the other direction
+    assert len(read_trials(path)) == 3
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "latin-1"])
+def test_encodings_are_recognised_or_refused(tmp_path, encoding):
+    path = tmp_path / "list.txt"
+    path.write_text("1 zoë/a zoë/b\n", encoding=encoding)
+    if encoding in ("utf-8-sig", "utf-16"):
+        assert read_trials(path).enrol == ["zoë/a"]
+    else:
+        with pytest.raises(UserError, match="list.txt is not .*UTF-(8|16)"):
+            read_trials(path)
+
+
+def test_labels_can_be_demanded(tmp_path):
+    (tmp_path / "a.txt").write_text("a b\n")
+    with pytest.raises(UserError, match="no labels"):
+        read_trials(tmp_path / "a.txt", labelled=True)
+    with pytest.raises(UserError, match="no labels"):
+        list(read_trials(tmp_path / "a.txt"))
+
+
+def test_trials_under_other_names_and_as_rows():
+    trials = Trials.from_rows([(1, "a", "b"), (0, "a", "c")])
+    assert list(trials.renamed(str.upper)) == [(1, "A", "B"), (0, "A", "C")]
+    names, enrol, test = trials.numbered()
+    assert names == ["a", "b", "c"]
+    assert enrol.tolist() == [0, 0] and test.tolist() == [1, 2]
 
 
 def test_enrolment_of_several_utterances(tmp_path):

@@ -13,10 +13,10 @@ from model_folders import write_model
 from sb_margins.cli import main
 from sb_margins.data import prepare
 from sb_margins.data.manifest import Manifest
+from sb_margins.data.trials import Trials, read_trials, write_trials
 from sb_margins.similarity import PoincareSimilarity
 from sb_margins.verification.embeddings import Embeddings
 from sb_margins.verification.options import read_options
-from sb_margins.verification.trials import Trials, read_trials, write_trials
 
 
 @pytest.fixture(scope="module")
