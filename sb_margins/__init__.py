@@ -36,33 +36,25 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {
-    "CosineClassifier": "classifiers",
-    "JointClassifier": "classifiers",
-    "LinearClassifier": "classifiers",
-    "PoincareClassifier": "classifiers",
-    "UserError": "errors",
-    "Head": "head",
-    "AAMSoftmax": "losses",
-    "AMSoftmax": "losses",
-    "ASSoftmax": "losses",
-    "ASoftmax": "losses",
-    "CombinedMargin": "losses",
-    "HAMSoftmax": "losses",
-    "HSoftmax": "losses",
-    "JointLoss": "losses",
-    "MultiLabelASSoftmax": "losses",
-    "NormSoftmax": "losses",
-    "RealAMSoftmax": "losses",
-    "Softmax": "losses",
-    "CosineSimilarity": "similarity",
-    "PoincareSimilarity": "similarity",
+    "classifiers": "CosineClassifier JointClassifier LinearClassifier "
+    "PoincareClassifier",
+    "errors": "UserError",
+    "head": "Head",
+    "losses": "AAMSoftmax AMSoftmax ASSoftmax ASoftmax CombinedMargin HAMSoftmax "
+    "HSoftmax JointLoss MultiLabelASSoftmax NormSoftmax RealAMSoftmax Softmax",
+    "similarity": "CosineSimilarity PoincareSimilarity",
 }
+_HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 
-__all__ = ["__version__", *_HOMES]
+__all__ = ["__version__", *_HOME]
 
 
 def __getattr__(name: str) -> Any:
-    """Public names are found when first used: ``import sb_margins`` stays quick."""
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"sb_margins.{_HOMES[name]}"), name)
+    """Public names are imported when first used: ``import sb_margins`` stays quick."""
+    if name in _HOME:
+        return getattr(importlib.import_module(f"sb_margins.{_HOME[name]}"), name)
     raise AttributeError(f"module 'sb_margins' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

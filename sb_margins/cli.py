@@ -1,7 +1,7 @@
-"""``sb-margins COMMAND ...``: finds the command, runs it, tells user errors apart.
+"""``sb-margins COMMAND ...``: runs one command and turns errors into exit statuses.
 
-Every command lives beside the code it serves, as ``main(argv) -> exit status``;
-imports happen only for the command that runs, so that ``--help`` is quick.
+A command is a module with ``main(argv) -> int``; only the one that runs is imported,
+so that ``--help`` is quick.
 """
 
 from __future__ import annotations
@@ -30,21 +30,20 @@ COMMANDS = {
     "enroll": ("sb_margins.inference.commands.enroll", "keep a speaker's voice"),
     "identify": ("sb_margins.inference.commands.identify", "who is speaking?"),
     "embed": ("sb_margins.inference.commands.embed", "embeddings of files (npz)"),
-    "doctor": ("sb_margins.doctor", "versions, devices, known traps"),
+    "doctor": ("sb_margins.commands.doctor", "versions, devices, known traps"),
 }
 
 
 def usage() -> str:
-    """The help page: one line per command.
-
-    Example
-    -------
-    >>> print(usage().splitlines()[0])
-    usage: sb-margins COMMAND [options]
-    """
-    lines = ["usage: sb-margins COMMAND [options]", ""]
+    """The help page: one line per command."""
+    lines = ["usage: sb-margins [--debug] COMMAND [options]", ""]
     lines += [f"  {name:<13} {text}" for name, (_, text) in COMMANDS.items()]
-    lines += ["", "sb-margins COMMAND --help tells the options of a command."]
+    lines += [
+        "",
+        "sb-margins COMMAND --help   the options of a command",
+        "sb-margins --version        the version",
+        "sb-margins --debug COMMAND  show the traceback of an error",
+    ]
     return "\n".join(lines)
 
 
@@ -59,23 +58,20 @@ def main(argv: list[str] | None = None) -> int:
     Returns
     -------
     int
-        0 when done, 2 for bad input (told on standard error), 130 when
-        interrupted.
-
-    Example
-    -------
-    >>> main(["--version"])  # doctest: +ELLIPSIS
-    sb-margins ...
-    0
+        0 when done, 2 for bad input (explained on standard error), 130 when
+        interrupted; a command may return others.
     """
-    argv = sys.argv[1:] if argv is None else argv
-    if not argv or argv[0] in ("-h", "--help", "help"):
+    argv = list(sys.argv[1:] if argv is None else argv)
+    debug = argv[:1] == ["--debug"]
+    name, *rest = argv[debug:] or ["--help"]
+    if name in ("-h", "--help", "help"):
         print(usage())
         return 0
-    if argv[0] in ("-V", "--version"):
+    if name in ("-V", "--version"):
         print(f"sb-margins {__version__}")
         return 0
-    name, rest = argv[0], argv[1:]
+    if hasattr(sys.stdout, "reconfigure"):  # lines reach a log or a pipe at once
+        sys.stdout.reconfigure(line_buffering=True)
     try:
         if name not in COMMANDS:
             guess = nearest(name, COMMANDS)
@@ -84,15 +80,28 @@ def main(argv: list[str] | None = None) -> int:
         status = int(command.main(rest) or 0)
         sys.stdout.flush()
         return status
-    except UserError as error:
-        print(f"sb-margins: error: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # ... | head: nobody reads on
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except KeyboardInterrupt:
         print("sb-margins: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # ... | head: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (UserError, OSError, UnicodeError) as error:
+        if debug:
+            raise
+        print(f"sb-margins: error: {explain(error)}", file=sys.stderr)
+        return 2
+
+
+def explain(error: Exception) -> str:
+    """What to print for an error that no command has explained itself."""
+    if isinstance(error, UnicodeError) and not isinstance(error, UserError):
+        return f"a text is not UTF-8: {error}. Convert it, or rename the file"
+    if isinstance(error, OSError) and error.strerror:
+        return (
+            f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        )
+    return str(error) or type(error).__name__
 
 
 if __name__ == "__main__":

@@ -8,23 +8,16 @@ import platform
 PACKAGES = ("sb-margins", "speechbrain", "torch", "torchaudio", "numpy", "scipy")
 
 
+def version(package: str) -> str | None:
+    """The installed version of a package; nothing is imported."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
 def versions() -> dict[str, str]:
-    """Package versions of the running interpreter.
-
-    Returns
-    -------
-    dict of str to str
-        ``python`` and every installed package of ``PACKAGES``.
-
-    Example
-    -------
-    >>> sorted(versions())[0]
-    'numpy'
-    """
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    """Versions of ``python`` and of every installed package of ``PACKAGES``."""
+    known = {"python": platform.python_version()}
+    known |= {name: found for name in PACKAGES if (found := version(name))}
+    return known

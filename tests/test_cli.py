@@ -22,7 +22,7 @@ def test_usage_lists_every_command(capsys):
 @pytest.mark.parametrize("words", [["-h"], ["--help"], ["help"]])
 def test_help_words(words, capsys):
     assert cli.main(words) == 0
-    assert "usage: sb-margins COMMAND" in capsys.readouterr().out
+    assert "usage: sb-margins" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("words", [["-V"], ["--version"]])
@@ -38,34 +38,54 @@ def test_unknown_command_is_guessed(capsys):
     assert err.startswith("sb-margins: error: no command 'trian'. Did you mean 'train'")
 
 
+@pytest.fixture
+def command(monkeypatch):
+    """Replace every command by a function."""
+
+    def replace(main):
+        class Command:
+            pass
+
+        Command.main = staticmethod(main)
+        monkeypatch.setattr(cli.importlib, "import_module", lambda name: Command)
+
+    return replace
+
+
+NOT_UTF8 = UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+
+
 @pytest.mark.parametrize(
     "raised, status, words",
     [
         (UserError("no such folder: x"), 2, "sb-margins: error: no such folder: x"),
+        (FileNotFoundError(2, "No such file", "a.wav"), 2, "error: a.wav: No such"),
+        (OSError(28, "No space left"), 2, "sb-margins: error: No space left"),
+        (OSError("odd"), 2, "sb-margins: error: odd"),
+        (NOT_UTF8, 2, "sb-margins: error: a text is not UTF-8"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )
-def test_errors_become_exit_statuses(monkeypatch, capsys, raised, status, words):
-    class Command:
-        @staticmethod
-        def main(argv):
-            raise raised
+def test_errors_become_exit_statuses(command, capsys, raised, status, words):
+    def main(argv):
+        raise raised
 
-    monkeypatch.setattr(cli.importlib, "import_module", lambda name: Command)
+    command(main)
     assert cli.main(["train"]) == status
     err = capsys.readouterr().err
-    assert words in err and "Traceback" not in err
+    assert words in err and "Traceback" not in err and len(err.splitlines()) == 1
+    if status == 2:
+        with pytest.raises(type(raised)):
+            cli.main(["--debug", "train"])
 
 
 @pytest.mark.parametrize("result, status", [(None, 0), (0, 0), (1, 1)])
-def test_status_of_a_command(monkeypatch, result, status):
-    class Command:
-        @staticmethod
-        def main(argv):
-            assert argv == ["--flag", "value"]
-            return result
+def test_status_of_a_command(command, result, status):
+    def main(argv):
+        assert argv == ["--flag", "value"]
+        return result
 
-    monkeypatch.setattr(cli.importlib, "import_module", lambda name: Command)
+    command(main)
     assert cli.main(["doctor", "--flag", "value"]) == status
 
 
@@ -100,6 +120,38 @@ def test_import_is_light():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+def test_python_m_and_lines_through_a_pipe():
+    """A line reaches a pipe before the command ends."""
+    code = (
+        "import os, sys, types, sb_margins.cli as c;"
+        "m = types.ModuleType('m');"
+        "m.main = lambda argv: (print('a line'), os._exit(0));"
+        "sys.modules['m'] = m; c.COMMANDS['x'] = ('m', ''); c.main(['x'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "a line\n", done.stderr
+    words = [sys.executable, "-m", "sb_margins", "--version"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.stdout == f"sb-margins {__version__}\n"
+
+
+def test_reader_that_went_away():
+    words = (
+        f"{sys.executable} -m sb_margins losses | head -n 1; exit ${{PIPESTATUS[0]}}"
+    )
+    done = subprocess.run(["bash", "-c", words], capture_output=True, text=True)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+
+
+def test_package_lists_its_public_names():
+    import sb_margins
+
+    assert {"Head", "HAMSoftmax", "CosineSimilarity"} <= set(dir(sb_margins))
+    for name in sb_margins.__all__:
+        assert getattr(sb_margins, name) is not None
+    assert not hasattr(sb_margins, "NoSuchLoss")
 
 
 def test_nearest_orders_and_joins():
