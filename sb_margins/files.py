@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import fcntl
+import glob
 import hashlib
 import os
 from collections.abc import Iterator
@@ -20,7 +21,8 @@ def write_whole(path: str | Path) -> Iterator[Path]:
 
     A reader, or a run after a crash, sees the old file or the new one. The file
     behind a symbolic link is replaced, not the link. After an error the temporary
-    file is removed and the old file stays.
+    file is removed and the old file stays; what a killed process left is removed by
+    the next one.
     """
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_file():
@@ -28,12 +30,31 @@ def write_whole(path: str | Path) -> Iterator[Path]:
     temporary = target.with_name(f".{target.name}.{os.getpid()}.part{target.suffix}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(target)
         yield temporary
         temporary.replace(target)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _remove_stale(target: Path) -> None:
+    """Remove temporary files of ``target`` whose process has ended."""
+    for path in target.parent.glob(f".{glob.escape(target.name)}.*.part*"):
+        process = path.name[len(target.name) + 2 :].split(".")[0]
+        if process.isdigit() and not _runs(int(process)):
+            path.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # somebody else's process
+    return True
 
 
 def write_text(path: str | Path, text: str) -> None:

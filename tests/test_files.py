@@ -34,6 +34,21 @@ def test_a_device_or_folder_is_refused(tmp_path):
             write_text(path, "x")
 
 
+def test_what_a_killed_process_left_is_removed_and_what_a_live_one_writes_is_not(
+    tmp_path,
+):
+    path = tmp_path / "a[1].txt"
+    dead = multiprocessing.get_context("fork").Process(target=int)
+    dead.start()
+    dead.join()
+    stale = tmp_path / f".a[1].txt.{dead.pid}.part.txt"
+    live = tmp_path / ".a[1].txt.1.part.txt"
+    stale.write_text("half")
+    live.write_text("half")
+    write_text(path, "new")
+    assert sorted(tmp_path.iterdir()) == [live, path]
+
+
 def test_hash_is_sha256(tmp_path):
     path = tmp_path / "a"
     path.write_bytes(b"")
