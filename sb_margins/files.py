@@ -6,11 +6,12 @@ import codecs
 import fcntl
 import glob
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from sb_margins.errors import UserError
 
@@ -80,6 +81,12 @@ def read_text(path: str | Path) -> str:
     if "\0" in text:
         raise UserError(f"{path} is not a text file, or is UTF-16 without its mark")
     return text
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write JSON with sorted keys whole: the same content, the same bytes."""
+    text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False)
+    write_text(path, text + "\n")
 
 
 def hash_file(path: str | Path) -> str:

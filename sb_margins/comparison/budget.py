@@ -10,8 +10,8 @@ from typing import IO
 from sb_margins.comparison.plan import Cell, Plan
 from sb_margins.comparison.trainings import INTERRUPTED, _last_line, _start, stop
 from sb_margins.errors import UserError
+from sb_margins.files import write_json
 from sb_margins.training.history import History
-from sb_margins.verification.report import write_json
 
 
 def epochs_for(minutes: float, seconds_per_epoch: float) -> int:

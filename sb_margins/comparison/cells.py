@@ -19,8 +19,8 @@ from sb_margins.comparison.plan import (
 )
 from sb_margins.data import Prepared
 from sb_margins.errors import UserError
+from sb_margins.files import write_json
 from sb_margins.training.checks import check_same_run
-from sb_margins.verification.report import write_json
 
 MARKER = "finished.json"
 

@@ -20,11 +20,10 @@ from sb_margins.comparison.document import (
 from sb_margins.comparison.pictures import draw_pictures
 from sb_margins.comparison.results import Comparison, System
 from sb_margins.comparison.statistics import METRICS, Figure, figures
-from sb_margins.files import write_text
+from sb_margins.files import write_json, write_text
 from sb_margins.training.checks import FREE_TO_CHANGE
-from sb_margins.verification.report import write_json
+from sb_margins.verification.metrics import Metric
 
-EER, DCF = METRICS
 SYNTHETIC = (
     "The corpus is synthetic: eSpeak NG voices, made on the spot. It shows that "
     "everything runs; its figures say nothing about real speech."
@@ -108,12 +107,13 @@ def _summary(
     ]
     for name, table in tables.items():
         told = []
-        for metric, words in ((EER, "EER"), (DCF, "minDCF(0.01)")):
-            better = [k for k, row in table.items() if row[metric].better]
+        for metric in METRICS:
+            name_of, words = metric.name, metric.label
+            better = [k for k, row in table.items() if row[name_of].better]
             worse = [
                 k
                 for k, row in table.items()
-                if row[metric].significant and row[metric].change > 0
+                if row[name_of].significant and row[name_of].change > 0
             ]
             if better:
                 told.append(f"significantly lower {words} than {base}: {_join(better)}")
@@ -161,13 +161,13 @@ def _results(
     targets = int(trials.labels.sum())
     speakers = 1 + max(int(side.max()) for side in comparison.sides[name])
     head = ["system"]
-    for words in ("EER %", "minDCF(0.01)"):
-        head += [f"{words} ± sd", "95 % interval", "change", "p (Holm)"]
+    for metric in METRICS:
+        head += [f"{metric.heading} ± sd", "95 % interval", "change", "p (Holm)"]
     rows = []
     for label, row in table.items():
         cells = [label]
-        for metric, factor, digits in ((EER, 100, 2), (DCF, 1, 3)):
-            cells += _cells(row[metric], factor, digits)
+        for metric in METRICS:
+            cells += _cells(row[metric.name], metric)
         rows.append(cells)
     base = comparison.baseline.variant.label
     least = 2 / (replicates + 1) * 2 * (len(table) - 1)
@@ -188,14 +188,11 @@ def _results(
     return [Heading(f"{name}", 3), Table(head, rows, caption.strip() + few)]
 
 
-def _cells(figure: Figure, factor: float, digits: int) -> list[str]:
-    def shown(value: float) -> str:
-        return f"{factor * value:.{digits}f}"
-
-    mean = shown(figure.mean)
+def _cells(figure: Figure, metric: Metric) -> list[str]:
+    mean = metric.number(figure.mean)
     if not math.isnan(figure.spread):
-        mean += f" ± {shown(figure.spread)}"
-    cells = [mean, f"{shown(figure.low)} to {shown(figure.high)}"]
+        mean += f" ± {metric.number(figure.spread)}"
+    cells = [mean, f"{metric.number(figure.low)} to {metric.number(figure.high)}"]
     if math.isnan(figure.p_value):
         return [*cells, "baseline" if math.isnan(figure.change) else "-", "-"]
     star = " *" if figure.significant else ""

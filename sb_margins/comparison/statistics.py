@@ -9,9 +9,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sb_margins.comparison.results import Comparison, System
-from sb_margins.verification.bootstrap import SEED, SortedTrials, draws, metric_named
+from sb_margins.verification.bootstrap import (
+    SEED,
+    percentiles,
+    resample,
+    sign_p_value,
+)
+from sb_margins.verification.metrics import standard_metrics
 
-METRICS = ("eer", "min_dcf(p_target=0.01)")
+METRICS = standard_metrics((0.01,))[:2]  # EER, minDCF(0.01)
 
 
 @dataclass(frozen=True)
@@ -90,56 +96,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(value) for value in corrected]
 
 
-def resample(
-    scores: Sequence[np.ndarray],
-    labels: np.ndarray,
-    sides: Sequence[np.ndarray],
-    *,
-    metrics: Sequence[str] = METRICS,
-    replicates: int = 2000,
-    seed: int = SEED,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Metrics of several score vectors of one list, under the same draws of speakers.
-
-    Arguments
-    ---------
-    scores : sequence of numpy.ndarray
-        K of [N].
-    labels : numpy.ndarray
-        [N].
-    sides : pair of numpy.ndarray
-        Speakers of both sides, from ``speakers_of``.
-    metrics : sequence of str
-        M names, as ``metric_named`` takes them.
-    replicates : int
-        Draws; those without non-targets are left out.
-    seed : int
-
-    Returns
-    -------
-    tuple of numpy.ndarray
-        On all trials [K, M], and on each draw [R, K, M].
-
-    Example
-    -------
-    >>> sides = np.array([0, 1, 2, 0, 1, 2]), np.array([0, 1, 2, 1, 2, 0])
-    >>> labels = np.array([1, 1, 1, 0, 0, 0])
-    >>> full, drawn = resample([labels, -labels], labels, sides, replicates=20)
-    >>> full[:, 0].tolist(), drawn.shape[1:]
-    ([0.0, 1.0], (2, 2))
-    """
-    ranked = [SortedTrials(s, labels, sides) for s in scores]
-    functions = [metric_named(name) for name in metrics]
-    speakers = int(max(np.max(side) for side in sides)) + 1
-    drawn = []
-    for times in draws(speakers, replicates, seed):
-        points = [one.points(times) for one in ranked]
-        if points[0].targets and points[0].nontargets:
-            drawn.append([[f(p) for f in functions] for p in points])
-    full = np.array([[f(one.full) for f in functions] for one in ranked])
-    return full, np.array(drawn).reshape(-1, len(ranked), len(functions))
-
-
 def figures(
     comparison: Comparison, name: str, *, replicates: int = 2000, seed: int = SEED
 ) -> dict[str, dict[str, Figure]]:
@@ -188,6 +144,7 @@ def figures(
         [r.scores[name] for _, r in flat],
         labels,
         comparison.sides[name],
+        METRICS,
         replicates=replicates,
         seed=seed,
     )
@@ -196,20 +153,20 @@ def figures(
     for system in systems:
         for m, metric in enumerate(METRICS):
             own = at[system.variant]
-            keys.append((system.variant.label, metric))
+            keys.append((system.variant.label, metric.name))
             values = full[own, m]
-            low, high = np.percentile(drawn[:, own, m].mean(1), [2.5, 97.5])
+            low, high = percentiles(drawn[:, own, m].mean(1))
             spread = values.std(ddof=1) if len(values) > 1 else float("nan")
-            row = [float(values.mean()), float(spread), float(low), float(high)]
+            row = [float(values.mean()), float(spread), low, high]
             if system is not base:
                 pairs = _pairs(system, base, at)
                 row += _difference(full[:, m], drawn[:, :, m], pairs, seed)
             found.append(row)
     p = holm([row[7] if len(row) > 7 else float("nan") for row in found])
     result: dict[str, dict[str, Figure]] = {}
-    for (label, metric), row, corrected in zip(keys, found, p, strict=True):
+    for (label, key), row, corrected in zip(keys, found, p, strict=True):
         figure = replace(Figure(*row), p_holm=corrected)
-        result.setdefault(label, {})[metric] = figure
+        result.setdefault(label, {})[key] = figure
     return result
 
 
@@ -240,10 +197,7 @@ def _difference(
     # A draw of n seeds spreads by (n - 1) / n too little: much, with three of them.
     spread = luck[pick].mean(1) * math.sqrt(n / max(n - 1, 1))
     means = (drawn[:, one] - drawn[:, two]).mean(1) + spread
-    low, high = np.percentile(means, [2.5, 97.5])
+    low, high = percentiles(means)
     base = full[two].mean()
     change = (full[one].mean() - base) / base if base else float("nan")
-    # One added to both: a p-value of nought would claim too much.
-    side = min((means <= 0).sum(), (means >= 0).sum())
-    p = min(1.0, 2 * (side + 1) / (len(means) + 1))
-    return [float(change), float(low), float(high), float(p)]
+    return [float(change), low, high, sign_p_value(means)]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sb_margins.data.trials import read_trials
+from sb_margins.files import write_json
 from sb_margins.inference.results import export_results
 from sb_margins.plots.det import plot_det
 from sb_margins.plots.histogram import plot_histogram
@@ -16,7 +17,6 @@ from sb_margins.verification.report import (
     figures,
     marked_thresholds,
     print_table,
-    write_json,
 )
 from sb_margins.verification.score_file import write_scores
 from sb_margins.verification.scoring import score_trials

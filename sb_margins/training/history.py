@@ -5,7 +5,10 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+from sb_margins.verification.metrics import standard_metrics
+
 Row = dict[str, float]
+VALIDATION = standard_metrics((0.01,))[:2]  # EER, minDCF(0.01); columns by label
 
 
 class History:
@@ -61,12 +64,15 @@ class History:
             "accuracy": "acc {:.1%}",
             "margin": "margin {:.2f}",
             "lr": "lr {:.1e}",
-            "EER": "dev EER {:.2%}",
-            "minDCF(0.01)": "minDCF(0.01) {:.3f}",
-            "utt/s": "{:.0f} utt/s",
-            "seconds": "{:.0f} s",
         }
         for name, form in shown.items():
             if name in row:
                 parts.append(form.format(row[name]).replace("%", " %"))
+        measured = [m for m in VALIDATION if m.label in row]
+        dev = [f"{m.label} {m.format(row[m.label])}" for m in measured]
+        if dev:
+            parts.append("dev " + "  ".join(dev))
+        for name, form in {"utt/s": "{:.0f} utt/s", "seconds": "{:.0f} s"}.items():
+            if name in row:
+                parts.append(form.format(row[name]))
         return "  ".join(parts)

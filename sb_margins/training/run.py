@@ -35,12 +35,12 @@ from sb_margins.training.checks import (
 from sb_margins.training.config import TrainingConfig
 from sb_margins.training.crops import CropDataset, CropSampler, collate
 from sb_margins.training.failures import plainly_told
-from sb_margins.training.history import History
+from sb_margins.training.history import VALIDATION, History
 from sb_margins.training.initial import start_from
 from sb_margins.training.processes import in_group
 from sb_margins.training.selection import load_final
 from sb_margins.verification.extraction import extract
-from sb_margins.verification.metrics import eer, min_dcf
+from sb_margins.verification.metrics import OperatingPoints
 from sb_margins.verification.scoring import score_trials
 
 
@@ -134,8 +134,8 @@ def validation(
     def validate(encoder: SpeakerEncoder) -> Stats:
         found = extract(encoder, manifest, device=device, progress=False)
         scores = score_trials(found, trials, similarity=similarity_of(head))
-        dcf = min_dcf(scores, trials.labels, p_target=0.01)
-        return {"EER": float(eer(scores, trials.labels)), "minDCF(0.01)": float(dcf)}
+        points = OperatingPoints.of(scores, trials.labels)
+        return {metric.label: metric(points) for metric in VALIDATION}
 
     return validate
 

@@ -8,7 +8,7 @@ non-target trial of speakers a and b weighs m_a * m_b.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,80 +16,28 @@ import numpy as np
 
 from sb_margins.data.trials import Trials
 from sb_margins.errors import UserError, listed
-from sb_margins.verification.embeddings import lookup
+from sb_margins.verification.metrics import EER, Metric
 from sb_margins.verification.points import OperatingPoints, as_array, as_scores
 
-Metric = Callable[[OperatingPoints], float]
-
 SEED = 1986
-
-
-def metric_named(name: str) -> Metric:
-    """The function behind ``"eer"`` or ``"min_dcf(p_target=0.01)"``.
-
-    Arguments
-    ---------
-    name : str
-        A key of ``metrics.summary``.
-
-    Returns
-    -------
-    callable
-        From ``OperatingPoints`` to the value.
-
-    Raises
-    ------
-    UserError
-        For another name.
-
-    Example
-    -------
-    >>> points = OperatingPoints.of([0.9, 0.4, 0.5, 0.1], [1, 1, 0, 0])
-    >>> metric_named("min_dcf(p_target=0.05)")(points)
-    0.5
-    """
-    if name == "eer":
-        return lambda points: points.eer()
-    if name.startswith("min_dcf(p_target=") and name.endswith(")"):
-        p_target = float(name[len("min_dcf(p_target=") : -1])
-        return lambda points: points.min_dcf(p_target)
-    raise UserError(f"no metric '{name}'. There are: eer, min_dcf(p_target=0.01), ...")
+Sides = Sequence[np.ndarray]  # the speaker numbers [N] of both sides of the trials
 
 
 def speakers_of(
     trials: Trials, speakers: Mapping[str, str] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The speakers of both sides of each trial, numbered.
+    """The speakers of both sides of each trial, numbered: [N] int64 each.
 
-    Arguments
-    ---------
-    trials : Trials
-        With labels.
-    speakers : mapping of str to str, optional
-        The speaker of each utterance. Default: names like ``id10270/x/1.wav`` tell it
-        by their first part; of other names, those joined by target trials are one
-        speaker.
-
-    Returns
-    -------
-    tuple of numpy.ndarray
-        [N] int64 for the enrolled and the test side.
-
-    Example
-    -------
-    >>> trials = Trials(["a", "a"], ["b", "c"], np.array([1, 0]))
-    >>> [side.tolist() for side in speakers_of(trials)]
-    [[0, 0], [0, 1]]
+    ``speakers`` maps each utterance to its speaker. Without it, names like
+    ``id10270/x/1.wav`` begin with their speaker, if the labels agree; of other names,
+    those joined by target trials are one speaker.
     """
-    names = sorted(set(trials.enrol) | set(trials.test))
-    number = {name: i for i, name in enumerate(names)}
-    enrol, test = lookup(number, trials.enrol), lookup(number, trials.test)
-    told = _told(names, trials, speakers)
-    if told is not None:
-        ids = {s: i for i, s in enumerate(dict.fromkeys(told))}
-        group = np.array([ids[s] for s in told])
+    names, enrol, test = trials.numbered()
+    named = _speaker_names(names, trials, speakers)
+    if named is not None:
+        number = {speaker: i for i, speaker in enumerate(dict.fromkeys(named))}
+        group = np.array([number[speaker] for speaker in named])
         sides = group[enrol], group[test]
-        # Paths are believed only if the labels agree.
         if speakers is not None or trials.labels is None:
             return sides
         if ((sides[0] == sides[1]) == (trials.labels == 1)).all():
@@ -107,40 +55,26 @@ def speakers_of(
     return group[enrol], group[test]
 
 
-def _told(
+def _speaker_names(
     names: list[str], trials: Trials, speakers: Mapping[str, str] | None
 ) -> list[str] | None:
-    """The speaker of each name, or None when the names do not tell."""
-    firsts = [trials.models.get(name, (name,))[0] for name in names]
+    """The speaker of each name (of a model: of its first utterance), if known."""
+    utterances = [trials.models.get(name, (name,))[0] for name in names]
     if speakers is not None:
-        told = [speakers.get(first) for first in firsts]
-        unknown = [first for first, t in zip(firsts, told, strict=True) if t is None]
+        unknown = [u for u in utterances if u not in speakers]
         if unknown:
             raise UserError(
                 f"no speaker is known for {len(unknown)}: {listed(unknown)}"
             )
-        return [t for t in told if t is not None]
-    if not all("/" in first for first in firsts):
+        return [speakers[u] for u in utterances]
+    if not all("/" in u for u in utterances):
         return None
-    return [first.split("/")[0] for first in firsts]
+    return [u.split("/")[0] for u in utterances]
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A value and the interval that holds it with the wanted confidence.
-
-    Arguments
-    ---------
-    value : float
-        On all trials.
-    low, high : float
-        Percentiles over the replicates.
-
-    Example
-    -------
-    >>> Interval(0.02, 0.01, 0.03).high
-    0.03
-    """
+    """A value on all trials, and percentiles of it over the replicates."""
 
     value: float
     low: float
@@ -149,20 +83,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference:
-    """System A minus system B on the same trials.
-
-    Arguments
-    ---------
-    value, low, high : float
-        The difference and its interval; below 0, A is better.
-    p_value : float
-        Two-sided: how often resampling would turn the sign.
-
-    Example
-    -------
-    >>> Difference(-0.01, -0.02, -0.001, 0.03).significant
-    True
-    """
+    """System A minus system B on the same trials, with its interval and p-value."""
 
     value: float
     low: float
@@ -176,24 +97,9 @@ class Difference:
 
 
 class SortedTrials:
-    """Scores sorted once, to be counted again with other weights.
+    """Scores sorted once, to be counted again with other weights of the speakers."""
 
-    Arguments
-    ---------
-    scores, labels : array-like or torch.Tensor
-        [N] each.
-    sides : pair of numpy.ndarray
-        From ``speakers_of``.
-
-    Example
-    -------
-    >>> sides = np.array([0, 0]), np.array([0, 1])
-    >>> trials = SortedTrials(np.array([0.9, 0.1]), np.array([1, 0]), sides)
-    >>> trials.points(np.array([2, 1])).targets
-    2
-    """
-
-    def __init__(self, scores: Any, labels: Any, sides: Sequence[np.ndarray]) -> None:
+    def __init__(self, scores: Any, labels: Any, sides: Sides) -> None:
         score, label = as_scores(scores), as_array(labels).reshape(-1).astype(bool)
         self.full = full = OperatingPoints.of(score, label)
         one, two = (np.asarray(side) for side in sides)
@@ -217,162 +123,108 @@ class SortedTrials:
 
 
 def draws(speakers: int, replicates: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each speaker is in each bootstrap replicate.
-
-    Arguments
-    ---------
-    speakers, replicates, seed : int
-
-    Yields
-    ------
-    numpy.ndarray
-        [speakers] counts that sum to ``speakers``.
-
-    Example
-    -------
-    >>> [int(times.sum()) for times in draws(5, replicates=2, seed=0)]
-    [5, 5]
-    """
+    """How often [speakers] each speaker is in each bootstrap replicate."""
     rng = np.random.default_rng(seed)
     share = np.full(speakers, 1 / speakers)
     for _ in range(replicates):
         yield rng.multinomial(speakers, share)
 
 
-def _check(
-    scores: Any, sides: Sequence[np.ndarray], replicates: int, confidence: float
-) -> int:
-    count = np.asarray(as_array(scores)).size
-    if len(sides) != 2 or any(np.asarray(s).shape != (count,) for s in sides):
+def resample(
+    systems: Sequence[Any],
+    labels: Any,
+    sides: Sides,
+    metrics: Sequence[Metric],
+    *,
+    replicates: int = 1000,
+    seed: int = SEED,
+) -> tuple[np.ndarray, np.ndarray]:
+    """M metrics of K systems' scores [N] under the same draws of speakers.
+
+    Returns the values on all trials [K, M] and on each draw [R, K, M]; a draw of one
+    speaker again and again has no non-target trials and is left out.
+    """
+    count = as_array(labels).size
+    if any(as_array(scores).size != count for scores in systems):
+        sizes = ", ".join(str(as_array(scores).size) for scores in systems)
+        raise UserError(f"{sizes} scores for {count} labels: give the same trials")
+    if len(sides) != 2 or any(np.asarray(side).shape != (count,) for side in sides):
         raise UserError(
             f"speakers must be two arrays of {count} numbers (one per trial and side), "
             "as speakers_of gives them"
         )
-    if replicates < 2 or not 0 < confidence < 1:
-        raise UserError("need replicates >= 2 and a confidence between 0 and 1")
-    speakers = int(max(np.max(sides[0]), np.max(sides[1]))) + 1
+    if replicates < 2:
+        raise UserError(f"a bootstrap needs at least 2 replicates, not {replicates}")
+    speakers = 1 + max(int(np.max(side)) for side in sides)
     if speakers < 2:
         raise UserError("a bootstrap over speakers needs at least two speakers")
-    return speakers
+    ranked = [SortedTrials(scores, labels, sides) for scores in systems]
+    full = np.array([[metric(one.full) for metric in metrics] for one in ranked])
+    drawn = []
+    for times in draws(speakers, replicates, seed):
+        points = [one.points(times) for one in ranked]
+        if points[0].targets and points[0].nontargets:
+            drawn.append([[metric(p) for metric in metrics] for p in points])
+    return full, np.array(drawn).reshape(-1, len(systems), len(metrics))
+
+
+def percentiles(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
+    """The limits that leave out half of 1 - ``confidence`` of the values each."""
+    if not 0 < confidence < 1:
+        raise UserError(f"confidence must lie between 0 and 1, not {confidence}")
+    low, high = np.percentile(values, [50 * (1 - confidence), 50 * (1 + confidence)])
+    return float(low), float(high)
+
+
+def sign_p_value(differences: np.ndarray) -> float:
+    """Two-sided: how often resampled differences have the other sign.
+
+    One is added to both counts: a p-value of 0 would claim too much.
+    """
+    side = min((differences <= 0).sum(), (differences >= 0).sum())
+    return float(min(1.0, 2 * (side + 1) / (len(differences) + 1)))
 
 
 def bootstrap(
     scores: Any,
     labels: Any,
-    speakers: Sequence[np.ndarray],
+    sides: Sides,
+    metrics: Sequence[Metric],
     *,
-    metrics: Sequence[str] = ("eer", "min_dcf(p_target=0.01)"),
     replicates: int = 1000,
     confidence: float = 0.95,
     seed: int = SEED,
 ) -> dict[str, Interval]:
-    """Intervals of metrics by a bootstrap over speakers.
-
-    Arguments
-    ---------
-    scores, labels : array-like
-        [N] each.
-    speakers : pair of numpy.ndarray
-        [N] speaker numbers of both sides, from ``speakers_of``.
-    metrics : sequence of str
-        ``"eer"`` and ``"min_dcf(p_target=...)"``.
-    replicates : int
-        How many resamplings.
-    confidence : float
-        Share of replicates inside of the interval.
-    seed : int
-        The same seed gives the same intervals.
-
-    Returns
-    -------
-    dict of str to Interval
-
-    Example
-    -------
-    >>> scores, labels = [0.9, 0.8, 0.6, 0.2, 0.1, 0.7], [1, 1, 1, 0, 0, 0]
-    >>> sides = np.array([0, 1, 2, 0, 1, 2]), np.array([0, 1, 2, 1, 2, 0])
-    >>> found = bootstrap(scores, labels, sides, replicates=50)["eer"]
-    >>> found.low <= found.value <= found.high
-    True
-    """
-    count = _check(scores, speakers, replicates, confidence)
-    ranked = SortedTrials(scores, labels, speakers)
-    functions = {name: metric_named(name) for name in metrics}
-    values: dict[str, list[float]] = {name: [] for name in functions}
-    for times in draws(count, replicates, seed):
-        points = ranked.points(times)
-        if not (points.targets and points.nontargets):
-            continue  # a draw of one speaker again and again has no non-targets
-        for name, function in functions.items():
-            values[name].append(function(points))
-    tails = [50 * (1 - confidence), 50 * (1 + confidence)]
-    found = {}
-    for name, function in functions.items():
-        low, high = np.percentile(values[name], tails)
-        found[name] = Interval(function(ranked.full), float(low), float(high))
-    return found
+    """Intervals of metrics, by name; ``sides`` from ``speakers_of``."""
+    full, drawn = resample(
+        [scores], labels, sides, metrics, replicates=replicates, seed=seed
+    )
+    return {
+        metric.name: Interval(
+            float(full[0, m]), *percentiles(drawn[:, 0, m], confidence)
+        )
+        for m, metric in enumerate(metrics)
+    }
 
 
 def paired_bootstrap(
     scores_a: Any,
     scores_b: Any,
     labels: Any,
-    speakers: Sequence[np.ndarray],
+    sides: Sides,
+    metric: Metric = EER,
     *,
-    metric: str = "eer",
     replicates: int = 1000,
     confidence: float = 0.95,
     seed: int = SEED,
 ) -> Difference:
-    """Whether two systems differ on the same trials: both see the same draws.
-
-    Arguments
-    ---------
-    scores_a, scores_b : array-like
-        [N] each, of the same trials in the same order.
-    labels : array-like
-        [N].
-    speakers : pair of numpy.ndarray
-        [N] speaker numbers of both sides, from ``speakers_of``.
-    metric : str
-        ``"eer"`` or ``"min_dcf(p_target=...)"``.
-    replicates, confidence, seed
-        As in ``bootstrap``.
-
-    Returns
-    -------
-    Difference
-        A minus B.
-
-    Example
-    -------
-    >>> labels = [1, 1, 1, 0, 0, 0]
-    >>> sides = np.array([0, 1, 2, 0, 1, 2]), np.array([0, 1, 2, 1, 2, 0])
-    >>> good, bad = [3, 3, 3, 1, 1, 1], [1, 1, 1, 3, 3, 3]
-    >>> paired_bootstrap(good, bad, labels, sides, replicates=50).significant
-    True
-    """
-    count = _check(scores_a, speakers, replicates, confidence)
-    if as_array(scores_b).size != as_array(scores_a).size:
-        raise UserError(
-            f"{as_array(scores_a).size} and {as_array(scores_b).size} scores: a paired "
-            "comparison needs the same trials"
-        )
-    one, two = (SortedTrials(s, labels, speakers) for s in (scores_a, scores_b))
-    function = metric_named(metric)
-    drawn = []
-    for times in draws(count, replicates, seed):
-        first, second = one.points(times), two.points(times)
-        if first.targets and first.nontargets:
-            drawn.append(function(first) - function(second))
-    differences = np.array(drawn)
-    tails = [50 * (1 - confidence), 50 * (1 + confidence)]
-    low, high = np.percentile(differences, tails)
-    # With one added to both, as a p-value of nought would claim too much.
-    side = min((differences <= 0).sum(), (differences >= 0).sum())
+    """A minus B on the same trials in the same order, under the same draws."""
+    full, drawn = resample(
+        [scores_a, scores_b], labels, sides, [metric], replicates=replicates, seed=seed
+    )
+    differences = drawn[:, 0, 0] - drawn[:, 1, 0]
     return Difference(
-        function(one.full) - function(two.full),
-        float(low),
-        float(high),
-        float(min(1.0, 2 * (side + 1) / (len(differences) + 1))),
+        float(full[0, 0] - full[1, 0]),
+        *percentiles(differences, confidence),
+        sign_p_value(differences),
     )

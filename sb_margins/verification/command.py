@@ -11,19 +11,19 @@ import numpy as np
 
 from sb_margins.data.trials import Trials, read_trials
 from sb_margins.errors import UserError, listed
-from sb_margins.files import write_text
+from sb_margins.files import write_json, write_text
 from sb_margins.plots.det import plot_det
 from sb_margins.plots.histogram import plot_histogram
 from sb_margins.verification.bootstrap import speakers_of
 from sb_margins.verification.calibration import Calibration, quality_measures
 from sb_margins.verification.embeddings import Embeddings
+from sb_margins.verification.metrics import standard_metrics
 from sb_margins.verification.normalisation import Normaliser, speaker_means
 from sb_margins.verification.options import VerifyOptions, read_options
 from sb_margins.verification.report import (
     figures,
     marked_thresholds,
     print_table,
-    write_json,
 )
 from sb_margins.verification.score_file import write_scores
 from sb_margins.verification.scoring import (
@@ -112,7 +112,8 @@ def main(argv: list[str]) -> int:
         title = f"Detection error trade-off: {_model_name(options)}"
         plot_det(curves, folder / "det.png", title=title, p_target=options.p_target[0])
         judged = {name: results[name] for name in curves}
-        print_table(judged, extra=["normalisation"])
+        metrics = standard_metrics(options.p_target, calibrated=bool(told))
+        print_table(judged, metrics, extra=["normalisation"])
         if options.bootstrap:
             print(
                 f"[low, high]: {options.confidence:.0%} confidence, "

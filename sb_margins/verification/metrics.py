@@ -1,24 +1,28 @@
-"""Verification metrics: exact, linear in memory, honest about broken scores.
+"""Verification metrics: exact, linear in memory, NaN scores are errors.
 
 All take ``(scores, labels)``: numpy arrays, tensors or lists; larger scores mean the
 same speaker; labels are 1 for target trials. Rates are shares between 0 and 1. To get
 several figures from one sort, use ``OperatingPoints.of(scores, labels)``.
+
+A report loops over ``standard_metrics()``: each ``Metric`` computes a figure from
+operating points and says how it is called, written and compared.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from sb_margins.errors import UserError
-from sb_margins.verification.points import (
-    OperatingPoints,
-    prior_costs,
-    split_scores,
-)
+from sb_margins.verification.points import OperatingPoints, prior_costs
 
 __all__ = [
+    "EER",
+    "Metric",
     "OperatingPoints",
     "act_dcf",
     "bayes_threshold",
@@ -27,9 +31,136 @@ __all__ = [
     "eer",
     "min_cllr",
     "min_dcf",
+    "standard_metrics",
     "summary",
     "threshold_at",
 ]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One figure of a report.
+
+    Arguments
+    ---------
+    name : str
+        Its key in ``summary`` and ``metrics.json``, e.g. ``"min_dcf(p_target=0.01)"``.
+    label : str
+        What people read, e.g. ``"minDCF(0.01)"``.
+    function : callable
+        From ``OperatingPoints`` to the value.
+    unit : str
+        ``"%"``: written times 100. Default: none.
+    digits : int
+        After the decimal point. Default 3.
+    lower_is_better : bool
+        Default True.
+    interval : bool
+        Whether reports give a bootstrap interval. Default False.
+    threshold : callable, optional
+        From ``OperatingPoints`` to the threshold at which the figure is reached.
+
+    Example
+    -------
+    >>> points = OperatingPoints.of([0.9, 0.4, 0.5, 0.1], [1, 1, 0, 0])
+    >>> metric = standard_metrics()[0]
+    >>> metric.label, metric(points), metric.format(metric(points))
+    ('EER', 0.5, '50.00 %')
+    >>> metric.cell({"eer": 0.5, "eer interval": [0.4, 0.6]})
+    '50.00 % [40.00, 60.00]'
+    """
+
+    name: str
+    label: str
+    function: Callable[[OperatingPoints], float]
+    unit: str = ""
+    digits: int = 3
+    lower_is_better: bool = True
+    interval: bool = False
+    threshold: Callable[[OperatingPoints], float] | None = None
+
+    def __call__(self, points: OperatingPoints) -> float:
+        """The value."""
+        return float(self.function(points))
+
+    @property
+    def heading(self) -> str:
+        """The label and the unit, e.g. ``"EER %"``."""
+        return f"{self.label} {self.unit}".rstrip()
+
+    @property
+    def interval_name(self) -> str:
+        """The key of its [low, high] in ``metrics.json``."""
+        return f"{self.name} interval"
+
+    def number(self, value: float, sign: str = "") -> str:
+        """A value (or a difference, with ``sign="+"``) without the unit."""
+        scale = 100 if self.unit == "%" else 1
+        return f"{scale * value:{sign}.{self.digits}f}"
+
+    def format(self, value: float) -> str:
+        """A value with the unit."""
+        return f"{self.number(value)} {self.unit}".rstrip()
+
+    def cell(self, row: Mapping[str, Any]) -> str:
+        """The value in a row of ``metrics.json``, with its interval if it has one."""
+        text = self.format(row[self.name])
+        if self.interval_name in row:
+            low, high = map(self.number, row[self.interval_name])
+            text += f" [{low}, {high}]"
+        return text
+
+
+EER = Metric(
+    "eer",
+    "EER",
+    OperatingPoints.eer,
+    unit="%",
+    digits=2,
+    interval=True,
+    threshold=OperatingPoints.eer_threshold,
+)
+
+
+def standard_metrics(
+    p_targets: Sequence[float] = (0.01, 0.05), *, calibrated: bool = False
+) -> tuple[Metric, ...]:
+    """The figures of a report, in its order.
+
+    Arguments
+    ---------
+    p_targets : sequence of float
+        Priors of the detection costs. Default 0.01 and 0.05.
+    calibrated : bool
+        Whether scores are log-likelihood ratios: adds actual costs and Cllr.
+
+    Returns
+    -------
+    tuple of Metric
+        EER, minDCF at each prior, (actDCF at each prior, Cllr,) min Cllr.
+
+    Example
+    -------
+    >>> [metric.label for metric in standard_metrics([0.05], calibrated=True)]
+    ['EER', 'minDCF(0.05)', 'actDCF(0.05)', 'Cllr', 'min Cllr']
+    """
+    metrics = [EER]
+    for p in p_targets:
+        metrics.append(
+            Metric(
+                f"min_dcf(p_target={p:g})",
+                f"minDCF({p:g})",
+                partial(OperatingPoints.min_dcf, p_target=p),
+                interval=True,
+                threshold=partial(OperatingPoints.min_dcf_threshold, p_target=p),
+            )
+        )
+    if calibrated:
+        for p in p_targets:
+            actual = partial(OperatingPoints.act_dcf, p_target=p)
+            metrics.append(Metric(f"act_dcf(p_target={p:g})", f"actDCF({p:g})", actual))
+        metrics.append(Metric("cllr", "Cllr", OperatingPoints.cllr))
+    return (*metrics, Metric("min_cllr", "min Cllr", OperatingPoints.min_cllr))
 
 
 def eer(scores: Any, labels: Any, method: str = "mean") -> float:
@@ -46,9 +177,8 @@ def eer(scores: Any, labels: Any, method: str = "mean") -> float:
         \\|FAR - FRR\\|, counted in integers; where two thresholds are equally near,
         the mean of both, so that swapping the classes changes nothing.
         ``"rocch"``: where the convex hull of the ROC meets FAR = FRR (BOSARIS).
-        ``"speechbrain"``: ``speechbrain.utils.metric_stats.EER`` bit for bit, which
-        takes either of two equally near thresholds as float32 rounding falls;
-        equal to ``"mean"`` elsewhere.
+        SpeechBrain's ``EER`` takes either of two equally near thresholds, as float32
+        rounding falls, and agrees elsewhere.
 
     Returns
     -------
@@ -165,18 +295,7 @@ def act_dcf(
     >>> act_dcf([9.0, 8.0, -9.0, -8.0], [1, 1, 0, 0], p_target=0.01)
     0.0
     """
-    target, nontarget = split_scores(scores, labels)
-    cut = bayes_threshold(p_target, c_miss, c_fa)
-    miss, fa = prior_costs(p_target, c_miss, c_fa)
-    cost = miss * (target <= cut).mean() + fa * (nontarget > cut).mean()
-    return float(cost / min(miss, fa))
-
-
-def _cllr_of(target: np.ndarray, nontarget: np.ndarray) -> float:
-    """Mean cost in bits of log-likelihood ratios (infinite ones allowed)."""
-    miss = np.logaddexp(0, -target.astype(np.float64)).mean()
-    fa = np.logaddexp(0, nontarget.astype(np.float64)).mean()
-    return float((miss + fa) / 2 / np.log(2))
+    return OperatingPoints.of(scores, labels).act_dcf(p_target, c_miss, c_fa)
 
 
 def cllr(scores: Any, labels: Any) -> float:
@@ -201,7 +320,7 @@ def cllr(scores: Any, labels: Any) -> float:
     >>> cllr([0.0, 0.0], [1, 0])
     1.0
     """
-    return _cllr_of(*split_scores(scores, labels))
+    return OperatingPoints.of(scores, labels).cllr()
 
 
 def min_cllr(scores: Any, labels: Any) -> float:
@@ -222,20 +341,7 @@ def min_cllr(scores: Any, labels: Any) -> float:
     >>> round(min_cllr([0.9, 0.4, 0.5, 0.1], [1, 1, 0, 0]), 6)
     0.5
     """
-    return _min_cllr_of(OperatingPoints.of(scores, labels))
-
-
-def _min_cllr_of(points: OperatingPoints) -> float:
-    at = points.hull
-    target = np.diff(points.misses[at]) / points.targets
-    nontarget = -np.diff(points.false_alarms[at]) / points.nontargets
-    # A block without targets (non-targets) has infinite evidence and costs nothing.
-    mixed = (target > 0) & (nontarget > 0)
-    target, nontarget = target[mixed], nontarget[mixed]
-    llr = np.log(target) - np.log(nontarget)
-    miss = (target * np.logaddexp(0, -llr)).sum()
-    fa = (nontarget * np.logaddexp(0, llr)).sum()
-    return float((miss + fa) / 2 / np.log(2))
+    return OperatingPoints.of(scores, labels).min_cllr()
 
 
 def det_curve(scores: Any, labels: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -313,15 +419,15 @@ def threshold_at(
         allowed = int(np.floor(far * points.nontargets * (1 + 1e-12)))
         return points.cut(int(np.argmax(points.false_alarms <= allowed)))
     if prior is not None:
-        return points.cut(int(np.argmin(points.costs(prior, c_miss, c_fa))))
-    return points.cut(int(points._smallest_gap()[0]))
+        return points.min_dcf_threshold(prior, c_miss, c_fa)
+    return points.eer_threshold()
 
 
 def summary(
     scores: Any,
     labels: Any,
     *,
-    p_targets: tuple[float, ...] = (0.01, 0.05),
+    p_targets: Sequence[float] = (0.01, 0.05),
     calibrated: bool = False,
 ) -> dict[str, float]:
     """The figures that a result table shows, from one sort.
@@ -330,7 +436,7 @@ def summary(
     ---------
     scores, labels : array-like or torch.Tensor
         [N] each.
-    p_targets : tuple of float
+    p_targets : sequence of float
         Priors of the detection costs; they are part of the keys.
     calibrated : bool
         Whether scores are log-likelihood ratios; adds Cllr and actual costs.
@@ -349,21 +455,12 @@ def summary(
     (0.5, 0.5)
     """
     points = OperatingPoints.of(scores, labels)
-    figures: dict[str, float] = {
+    metrics = standard_metrics(p_targets, calibrated=calibrated)
+    return {
         "trials": points.targets + points.nontargets,
         "targets": points.targets,
         "nontargets": points.nontargets,
-        "eer": points.eer(),
         "eer_rocch": points.eer("rocch"),
-        "eer_threshold": points.cut(int(points._smallest_gap()[0])),
+        "eer_threshold": points.eer_threshold(),
+        **{metric.name: metric(points) for metric in metrics},
     }
-    for p_target in p_targets:
-        figures[f"min_dcf(p_target={p_target:g})"] = points.min_dcf(p_target)
-    if calibrated:
-        for p_target in p_targets:
-            figures[f"act_dcf(p_target={p_target:g})"] = act_dcf(
-                scores, labels, p_target=p_target
-            )
-        figures["cllr"] = cllr(scores, labels)
-    figures["min_cllr"] = _min_cllr_of(points)
-    return figures

@@ -1,8 +1,8 @@
-"""Operating points: what a verifier's scores make of its trials, counted once.
+"""Operating points: the errors at every threshold, counted once.
 
 A trial is accepted when its score is *above* the threshold, as SpeechBrain does.
 Misses and false alarms are step functions of the threshold that change only at
-scores, so one sort and two running sums hold everything that EER, minDCF, DET
+scores, so one sort and two running sums hold everything that EER, minDCF, Cllr, DET
 curves and thresholds need. Counts are integers: ties are exact and the order of the
 input does not matter.
 """
@@ -15,66 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from sb_margins.errors import UserError
+from sb_margins.errors import UserError, nearest
 
-EER_METHODS = ("mean", "rocch", "speechbrain")
-
-
-def split_scores(scores: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Scores of target and of non-target trials, checked.
-
-    Arguments
-    ---------
-    scores : array-like or torch.Tensor
-        [N] real scores, larger for the same speaker.
-    labels : array-like or torch.Tensor
-        [N], 1 or True for target trials, 0 or False for non-target ones.
-
-    Returns
-    -------
-    tuple of numpy.ndarray
-        Target scores [P] and non-target scores [Q]; float32 stays float32, all else
-        becomes float64.
-
-    Raises
-    ------
-    UserError
-        When scores are NaN or infinite, labels are not 0 and 1, shapes differ, or
-        targets or non-targets are missing.
-
-    Example
-    -------
-    >>> target, nontarget = split_scores([0.9, 0.1, 0.4], [1, 0, 1])
-    >>> target.tolist(), nontarget.tolist()
-    ([0.9, 0.4], [0.1])
-    """
-    score, label = as_scores(scores), as_array(labels).reshape(-1)
-    if score.size != label.size:
-        raise UserError(f"{score.size} scores but {label.size} labels: give one each")
-    if label.dtype != bool:
-        if not np.isin(label, (0, 1)).all():
-            odd = np.unique(label[~np.isin(label, (0, 1))])[:3].tolist()
-            raise UserError(f"labels must be 1 (target) or 0 (non-target), found {odd}")
-        label = label.astype(bool)
-    target, nontarget = score[label], score[~label]
-    if not target.size or not nontarget.size:
-        raise UserError(
-            f"metrics need target and non-target trials; there are {target.size} "
-            f"target and {nontarget.size} non-target trials. Check the labels: "
-            "1 = same speaker"
-        )
-    return target, nontarget
+EER_METHODS = ("mean", "rocch")
 
 
 def as_array(values: Any) -> np.ndarray:
-    """A numpy array of what may be a tensor (bf16 and half become float32).
-
-    Example
-    -------
-    >>> import torch
-    >>> as_array(torch.ones(2, dtype=torch.bfloat16)).dtype
-    dtype('float32')
-    """
+    """A numpy array of an array, a list or a tensor (bf16 and half become float32)."""
     if hasattr(values, "detach"):
         values = values.detach().cpu()
         if values.is_floating_point() and values.element_size() < 4:
@@ -84,17 +31,7 @@ def as_array(values: Any) -> np.ndarray:
 
 
 def as_scores(scores: Any) -> np.ndarray:
-    """[N] finite floats, or an error that says how many are not and which.
-
-    Example
-    -------
-    >>> as_scores([1, 2])
-    array([1., 2.])
-    >>> as_scores([0.5, float("nan")])
-    Traceback (most recent call last):
-    ...
-    sb_margins.errors.UserError: 1 of 2 scores are NaN or infinite (at index 1, ...
-    """
+    """[N] finite floats: float32 stays float32, all else becomes float64."""
     score = as_array(scores).reshape(-1)
     if score.dtype != np.float32:
         score = score.astype(np.float64)
@@ -109,6 +46,36 @@ def as_scores(scores: Any) -> np.ndarray:
     return score
 
 
+def split_scores(scores: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of target trials [P] and of non-target trials [Q], checked."""
+    score, label = as_scores(scores), as_array(labels).reshape(-1)
+    if score.size != label.size:
+        raise UserError(f"{score.size} scores but {label.size} labels: give one each")
+    if label.dtype != bool:
+        valid = np.isin(label, (0, 1))
+        if not valid.all():
+            odd = np.unique(label[~valid])[:3].tolist()
+            raise UserError(f"labels must be 1 (target) or 0 (non-target), found {odd}")
+        label = label.astype(bool)
+    target, nontarget = score[label], score[~label]
+    if not target.size or not nontarget.size:
+        raise UserError(
+            f"metrics need target and non-target trials; there are {target.size} "
+            f"target and {nontarget.size} non-target trials. Check the labels: "
+            "1 = same speaker"
+        )
+    return target, nontarget
+
+
+def prior_costs(p_target: float, c_miss: float, c_fa: float) -> tuple[float, float]:
+    """Cost times prior of a miss and of a false alarm, checked."""
+    if not 0 < p_target < 1:
+        raise UserError(f"p_target must lie between 0 and 1, not {p_target}")
+    if not (c_miss > 0 and c_fa > 0 and np.isfinite([c_miss, c_fa]).all()):
+        raise UserError(f"costs must be positive, not c_miss={c_miss}, c_fa={c_fa}")
+    return c_miss * p_target, c_fa * (1 - p_target)
+
+
 @dataclass(frozen=True)
 class OperatingPoints:
     """Counts of errors at every threshold that makes a difference.
@@ -121,7 +88,7 @@ class OperatingPoints:
         [K + 1] target trials with a score at or below the threshold.
     false_alarms : numpy.ndarray
         [K + 1] non-target trials with a score above it.
-    targets, nontargets : int or float
+    targets, nontargets : int
         How many trials (sums of weights in a bootstrap).
 
     Example
@@ -136,8 +103,8 @@ class OperatingPoints:
     thresholds: np.ndarray
     misses: np.ndarray
     false_alarms: np.ndarray
-    targets: Any
-    nontargets: Any
+    targets: int
+    nontargets: int
 
     @classmethod
     def of(cls, scores: Any, labels: Any) -> OperatingPoints:
@@ -145,8 +112,10 @@ class OperatingPoints:
 
         Arguments
         ---------
-        scores, labels : array-like or torch.Tensor
-            As for ``split_scores``.
+        scores : array-like or torch.Tensor
+            [N] finite scores; larger means the same speaker.
+        labels : array-like or torch.Tensor
+            [N], 1 for target trials, 0 for non-target trials.
 
         Returns
         -------
@@ -177,20 +146,23 @@ class OperatingPoints:
 
     def _gap(self) -> np.ndarray:
         """(FAR - FRR) * targets * nontargets: exact, falls along the thresholds."""
-        if isinstance(self.targets, int):
-            fa, miss = self.false_alarms.astype(np.int64), self.misses.astype(np.int64)
-            return fa * self.targets - miss * self.nontargets
-        return self.false_alarms * self.targets - self.misses * self.nontargets
+        fa, miss = self.false_alarms.astype(np.int64), self.misses.astype(np.int64)
+        return fa * self.targets - miss * self.nontargets
+
+    def _smallest_gap(self) -> np.ndarray:
+        """The one or two points with the smallest |FAR - FRR|."""
+        gap = self._gap()
+        # It falls from above 0 to below 0: the smallest sizes are at that change.
+        after = int(np.searchsorted(-gap, 0, side="left"))
+        near = np.array([after - 1, after])
+        size = np.abs(gap[near])
+        return near[size == size.min()]
 
     def eer(self, method: str = "mean") -> float:
         """The equal error rate; see ``sb_margins.verification.metrics.eer``."""
         if method == "rocch":
             return self._eer_rocch()
-        if method == "speechbrain":
-            return self._eer_speechbrain()[0]
         if method != "mean":
-            from sb_margins.errors import nearest
-
             raise UserError(
                 f"no EER method '{method}'.{nearest(method, EER_METHODS)} "
                 f"There are: {', '.join(EER_METHODS)}"
@@ -203,15 +175,8 @@ class OperatingPoints:
         )
         return twice / (2 * self.targets * self.nontargets * len(best))
 
-    def _smallest_gap(self) -> np.ndarray:
-        gap = self._gap()
-        # The gap falls, so the smallest sizes are at its change of sign.
-        after = int(np.searchsorted(-gap, 0, side="left"))
-        near = np.arange(max(0, after - 1), min(len(gap), after + 1))
-        size = np.abs(gap[near])
-        return near[size == size.min()]
-
     def _eer_rocch(self) -> float:
+        """Where the hull's segment with the change of sign meets FAR = FRR."""
         at = self.hull
         gap = self._gap()[at]
         after = int(np.searchsorted(-gap, 0, side="left"))
@@ -222,34 +187,20 @@ class OperatingPoints:
         step = float(self.misses[right]) - float(self.misses[left])
         return float((float(self.misses[left]) + share * step) / self.targets)
 
-    def _eer_speechbrain(self) -> tuple[float, float]:
-        """Bit for bit SpeechBrain's scan, its rounding included, without the scan.
+    def eer_threshold(self) -> float:
+        """The lowest threshold with the smallest |FAR - FRR|."""
+        return self.cut(int(self._smallest_gap()[0]))
 
-        It compares a float32 gap with one in doubles, so that a later threshold (or
-        the midpoint after the same one) with an equal gap can replace the best.
-        """
-        t = self.thresholds[1:].astype(np.float32)
-        frr = self.misses[1:].astype(np.float32) / np.float32(self.targets)
-        far = self.false_alarms[1:].astype(np.float32) / np.float32(self.nontargets)
-        gap = np.abs(far - frr)
-        smallest = gap.min().item()
-        best, best_gap, threshold = -1, np.inf, 0.0
-        for k in np.flatnonzero(gap == smallest).tolist():
-            if smallest < best_gap:
-                best, threshold = k, float(t[k])
-                best_gap = abs(far[k].item() - frr[k].item())
-                if k + 1 < len(t) and smallest < best_gap:
-                    threshold = float((t[k] + t[k + 1]) / np.float32(2))
-        return (far[best].item() + frr[best].item()) / 2, threshold
+    # -- detection costs --------------------------------------------------------
 
-    # -- costs ------------------------------------------------------------------
-
-    def costs(self, p_target: float, c_miss: float, c_fa: float) -> np.ndarray:
+    def costs(
+        self, p_target: float, c_miss: float = 1.0, c_fa: float = 1.0
+    ) -> np.ndarray:
         """[K + 1] detection costs, divided by that of the better blind decision."""
         miss, fa = prior_costs(p_target, c_miss, c_fa)
-        worst = min(miss, fa)
-        cost = self.misses * (miss / worst / self.targets)
-        cost += self.false_alarms * (fa / worst / self.nontargets)
+        blind = min(miss, fa)
+        cost = self.misses * (miss / blind / self.targets)
+        cost += self.false_alarms * (fa / blind / self.nontargets)
         return cost
 
     def min_dcf(
@@ -257,6 +208,40 @@ class OperatingPoints:
     ) -> float:
         """The least cost; see ``sb_margins.verification.metrics.min_dcf``."""
         return float(self.costs(p_target, c_miss, c_fa).min())
+
+    def min_dcf_threshold(
+        self, p_target: float = 0.01, c_miss: float = 1.0, c_fa: float = 1.0
+    ) -> float:
+        """The lowest threshold with the least cost."""
+        return self.cut(int(np.argmin(self.costs(p_target, c_miss, c_fa))))
+
+    def act_dcf(
+        self, p_target: float = 0.01, c_miss: float = 1.0, c_fa: float = 1.0
+    ) -> float:
+        """Cost of the Bayes decision; see ``sb_margins.verification.metrics``."""
+        miss, fa = prior_costs(p_target, c_miss, c_fa)
+        # The highest threshold at or below log(fa / miss).
+        at = np.searchsorted(self.thresholds, np.log(fa / miss), side="right") - 1
+        return float(self.costs(p_target, c_miss, c_fa)[at])
+
+    # -- log-likelihood ratios --------------------------------------------------
+
+    def cllr(self) -> float:
+        """Cost of the scores as log-likelihood ratios, in bits."""
+        return _cllr(
+            self.thresholds[1:].astype(np.float64),
+            np.diff(self.misses) / self.targets,
+            -np.diff(self.false_alarms) / self.nontargets,
+        )
+
+    def min_cllr(self) -> float:
+        """Cllr of the best monotone map: one ratio for each segment of the hull."""
+        target = np.diff(self.misses[self.hull]) / self.targets
+        nontarget = -np.diff(self.false_alarms[self.hull]) / self.nontargets
+        # A segment without one of the classes has infinite evidence and costs nothing.
+        mixed = (target > 0) & (nontarget > 0)
+        target, nontarget = target[mixed], nontarget[mixed]
+        return _cllr(np.log(target) - np.log(nontarget), target, nontarget)
 
     # -- thresholds and hull ----------------------------------------------------
 
@@ -284,16 +269,8 @@ class OperatingPoints:
         return starts
 
 
-def prior_costs(p_target: float, c_miss: float, c_fa: float) -> tuple[float, float]:
-    """Cost times prior of a miss and of a false alarm, checked.
-
-    Example
-    -------
-    >>> prior_costs(0.25, 1.0, 1.0)
-    (0.25, 0.75)
-    """
-    if not 0 < p_target < 1:
-        raise UserError(f"p_target must lie between 0 and 1, not {p_target}")
-    if not (c_miss > 0 and c_fa > 0 and np.isfinite([c_miss, c_fa]).all()):
-        raise UserError(f"costs must be positive, not c_miss={c_miss}, c_fa={c_fa}")
-    return c_miss * p_target, c_fa * (1 - p_target)
+def _cllr(llr: np.ndarray, target: np.ndarray, nontarget: np.ndarray) -> float:
+    """Mean cost in bits of ratios held by shares of the targets and non-targets."""
+    miss = target @ np.logaddexp(0, -llr)
+    fa = nontarget @ np.logaddexp(0, llr)
+    return float((miss + fa) / 2 / np.log(2))

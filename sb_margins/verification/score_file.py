@@ -11,9 +11,10 @@ import numpy as np
 
 from sb_margins.data.trials import LABELS, Trials, read_trials
 from sb_margins.errors import UserError
-from sb_margins.files import write_text
+from sb_margins.files import write_json, write_text
 from sb_margins.verification.bootstrap import paired_bootstrap, speakers_of
-from sb_margins.verification.report import figures, print_table, write_json
+from sb_margins.verification.metrics import standard_metrics
+from sb_margins.verification.report import figures, print_table
 from sb_margins.versions import versions
 
 
@@ -245,7 +246,8 @@ def main(argv: list[str]) -> int:
             calibrated=args.calibrated,
             replicates=args.bootstrap,
         )
-    print_table(rows, first="scores")
+    metrics = standard_metrics(args.p_target, calibrated=args.calibrated)
+    print_table(rows, metrics, first="scores")
     told = {row.get("interval", "") for row in rows.values()} - {""}
     if told:
         print(f"[low, high]: {'; '.join(sorted(told))}")

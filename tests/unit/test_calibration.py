@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -47,6 +49,46 @@ def test_quality_measures_help_when_short_trials_are_noisier():
     )
 
 
+def weighted_cross_entropy(fitted, scores, labels, quality, p_target):
+    """What a calibration at a prior minimises, up to its ridge."""
+    logit = fitted.apply(scores, quality) + np.log(p_target / (1 - p_target))
+    miss = np.logaddexp(0, -logit[labels]).mean()
+    return p_target * miss + (1 - p_target) * np.logaddexp(0, logit[~labels]).mean()
+
+
+@pytest.mark.parametrize("p_target", [0.01, 0.3])
+def test_no_other_map_is_better_at_the_prior(p_target):
+    rng = np.random.default_rng(0)
+    labels = rng.random(4000) < 0.3
+    scores = rng.standard_normal(4000) + np.where(labels, 1.5, -0.5)
+    scores[labels] += rng.exponential(1, labels.sum())  # so that the prior matters
+    quality = np.stack([rng.standard_normal(4000), np.full(4000, 7.0)], axis=1)
+    fitted = Calibration.fit(
+        scores, labels, quality, measures=["noise", "constant"], p_target=p_target
+    )
+    assert fitted.p_target == p_target and fitted.measures == ("noise", "constant")
+    assert abs(fitted.weights[2]) < 0.05
+    given = scores, labels, quality, p_target
+    least = weighted_cross_entropy(fitted, *given)
+    for step in (-0.02, 0.02):
+        more_bias = replace(fitted, bias=fitted.bias + step)
+        assert weighted_cross_entropy(more_bias, *given) > least
+        for k in range(2):
+            weights = np.array(fitted.weights)
+            weights[k] += step
+            assert (
+                weighted_cross_entropy(replace(fitted, weights=tuple(weights)), *given)
+                > least
+            )
+
+
+def test_a_map_by_hand(tmp_path):
+    fitted = Calibration(-1.0, (2.0, 0.5), ("m",), 0.1)
+    assert fitted.apply([0.5, 1.0], np.array([[2.0], [4.0]])).tolist() == [1.0, 3.0]
+    with pytest.raises(UserError, match=r"expected \[2, 1\]"):
+        fitted.apply([0.5, 1.0])
+
+
 def test_separable_trials_stay_finite():
     fitted = Calibration.fit([5.0, 4.0, 1.0, 0.0], [1, 1, 0, 0])
     assert np.isfinite(fitted.apply([5.0, 0.0])).all()
@@ -70,6 +112,9 @@ def test_measures_are_of_both_sides():
     )
     np.testing.assert_array_equal(quality, again)
     np.testing.assert_allclose(quality[0], [0, 1, 0, np.log(5), 0.1, 0.2], atol=1e-6)
+    tiny = Indexed(np.zeros((1, 2), np.float32), ["z"], np.array([0]), np.array([0]))
+    quality, _ = quality_measures(tiny, seconds={"z": 0.0})
+    np.testing.assert_allclose(quality[0], np.log([1e-3, 1e-3, 1e-12, 1e-12]))
     none, names = quality_measures(index, magnitude=False)
     assert none.shape == (2, 0) and names == []
     with pytest.raises(UserError, match="no duration is known for 3"):

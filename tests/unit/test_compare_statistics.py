@@ -64,7 +64,7 @@ def test_interval_and_value_are_the_bootstraps_own(noisy):
     one = scores(1.5)
     comparison = comparison_of({"am": [one]}, trials, sides)
     figure = figures(comparison, "test", replicates=200)["am"]["eer"]
-    reference = bootstrap(one, trials.labels, sides, replicates=200)["eer"]
+    reference = bootstrap(one, trials.labels, sides, METRICS, replicates=200)["eer"]
     assert figure.mean == reference.value == eer(one, trials.labels)
     assert (figure.low, figure.high) == (reference.low, reference.high)
     assert np.isnan(figure.spread) and np.isnan(figure.p_holm)
@@ -135,7 +135,7 @@ def test_holm_by_hand():
 def test_all_systems_see_the_same_draws(noisy):
     trials, sides, scores = noisy
     one = scores(1.0)
-    full, drawn = resample([one, one], trials.labels, sides, replicates=50)
+    full, drawn = resample([one, one], trials.labels, sides, METRICS, replicates=50)
     assert (drawn[:, 0] == drawn[:, 1]).all() and full.shape == (2, len(METRICS))
 
 
@@ -191,7 +191,8 @@ def test_spread_is_the_standard_deviation_over_seeds(noisy):
     assert found.mean == pytest.approx(np.mean(values))
     assert found.spread == pytest.approx(np.std(values, ddof=1))
     each = [
-        bootstrap(v, trials.labels, sides, replicates=100)["eer"].value for v in vectors
+        bootstrap(v, trials.labels, sides, METRICS, replicates=100)["eer"].value
+        for v in vectors
     ]
     assert each == values
     assert found.low < found.mean < found.high
@@ -201,7 +202,7 @@ def test_draws_without_nontargets_are_left_out():
     """Of two speakers, a draw of one of them twice has no non-target trials."""
     sides = np.array([0, 1, 0]), np.array([0, 1, 1])
     labels = np.array([1, 1, 0])
-    _, drawn = resample([labels], labels, sides, replicates=100)
+    _, drawn = resample([labels], labels, sides, METRICS, replicates=100)
     assert 20 < len(drawn) < 80 and (drawn == 0).all()
 
 

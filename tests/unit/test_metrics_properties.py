@@ -28,7 +28,7 @@ def test_order_does_not_matter(data, random):
     scores, labels = data
     order = list(range(len(scores)))
     random.shuffle(order)
-    for method in (*METHODS, "speechbrain"):
+    for method in METHODS:
         assert metrics.eer(scores, labels, method) == metrics.eer(
             scores[order], labels[order], method
         )
