@@ -1,4 +1,4 @@
-"""An installed wheel is whole: it has the YAMLs and finds them."""
+"""An installed wheel is whole: code, data files, templates and YAMLs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_wheel_has_the_yamls_and_runs(tmp_path):
+def test_wheel_is_whole_and_runs(tmp_path):
     source = tmp_path / "source"
     junk = shutil.ignore_patterns("__pycache__")
     for name in ("sb_margins", "hparams"):
@@ -28,12 +28,15 @@ def test_wheel_has_the_yamls_and_runs(tmp_path):
     site = tmp_path / "site"
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
+    for path in (ROOT / "sb_margins").rglob("*"):
+        if path.is_file() and "__pycache__" not in path.parts:
+            assert (site / path.relative_to(ROOT)).is_file(), path
     yamls = {p.relative_to(ROOT) for p in (ROOT / "hparams").rglob("*.yaml")}
     assert all((site / "sb_margins" / path).is_file() for path in yamls)
     assert not list(site.rglob("tests"))
 
     done = subprocess.run(
-        [sys.executable, "-m", "sb_margins.cli", "losses"],
+        [sys.executable, "-m", "sb_margins", "losses"],
         env={**os.environ, "PYTHONPATH": str(site)},
         cwd=tmp_path,
         capture_output=True,

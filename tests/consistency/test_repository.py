@@ -1,20 +1,15 @@
-"""Formatting, lint and types, as `make lint` does; what must not be in the files."""
+"""What must not be in the files of the repository, and what must be."""
 
 from __future__ import annotations
 
+import configparser
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = {
-    "format": ["ruff", "format", "--check", "."],
-    "lint": ["ruff", "check", "."],
-    "types": ["mypy", "sb_margins"],
-}
 # Paths that mean something on one machine only.
 LOCAL = re.compile(
     r"(?<![\w.])/(?:work|home/\w+|root|Users/\w+|opt/\w+|tmp/\w+)/[\w./-]*"
@@ -34,15 +29,6 @@ def tracked() -> list[Path]:
         pytest.skip("not a git checkout")
     paths = (ROOT / line for line in listing.stdout.splitlines())
     return [p for p in paths if p.is_file() and p.suffix not in BINARY]
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_clean(name):
-    if name == "types" and sys.version_info < (3, 11):
-        pytest.skip("Python 3.10 has an older numpy, whose types are told differently")
-    command = [sys.executable, "-m", *COMMANDS[name]]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_no_path_of_one_machine():
@@ -85,8 +71,6 @@ def test_nothing_is_left_to_do_later():
 
 def test_pins_cover_what_is_asked_for():
     """Everything that setup.cfg names has a version in constraints.txt."""
-    import configparser
-
     parser = configparser.ConfigParser()
     parser.read(ROOT / "setup.cfg")
     wanted = parser["options"]["install_requires"].split()
