@@ -21,7 +21,7 @@ COMMANDS = {
     "compare": ("sb_margins.comparison.command", "losses side by side: one report"),
     "plot-loss": ("sb_margins.comparison.plot_loss", "draw losses and gradients"),
     "verify": ("sb_margins.verification.command", "score trial lists with a model"),
-    "metrics": ("sb_margins.verification.score_file", "EER, minDCF of a score file"),
+    "metrics": ("sb_margins.commands.metrics", "EER, minDCF of a score file"),
     "export": (
         "sb_margins.inference.commands.export",
         "results folder to model folder",

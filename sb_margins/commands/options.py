@@ -8,7 +8,7 @@ YAML file of the same keys as new defaults.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -23,13 +23,26 @@ Settings = TypeVar("Settings")
 
 
 def _pairs(words: list[str]) -> dict[str, str]:
-    pairs = {}
+    pairs: dict[str, str] = {}
     for word in words:
         name, equals, value = word.partition("=")
         if not (name and equals and value):
             raise ValueError(f"expected NAME=VALUE, found '{word}'")
+        if name in pairs:
+            raise ValueError(f"'{name}' is given twice")
         pairs[name] = value
     return pairs
+
+
+def _named_files(words: list[str]) -> dict[str, str]:
+    """``NAME=FILE``; a bare ``FILE`` is called by its own name, without suffix."""
+    bare = [("=" not in word or Path(word).is_file()) for word in words]
+    return _pairs(
+        [
+            f"{Path(word).stem}={word}" if is_bare else word
+            for word, is_bare in zip(words, bare, strict=True)
+        ]
+    )
 
 
 def _split(words: list[str]) -> list[str]:
@@ -43,6 +56,18 @@ Pairs = Annotated[
         nargs="*",
         metavar="NAME=VALUE ...",
         instance_from_str=_pairs,
+        is_instance=lambda x: isinstance(x, dict),
+        str_from_instance=lambda x: [f"{k}={v}" for k, v in x.items()],
+    ),
+]
+
+#: A field of ``NAME=FILE`` or ``FILE`` words.
+Files = Annotated[
+    dict[str, str],
+    PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="[NAME=]FILE ...",
+        instance_from_str=_named_files,
         is_instance=lambda x: isinstance(x, dict),
         str_from_instance=lambda x: [f"{k}={v}" for k, v in x.items()],
     ),
@@ -87,6 +112,20 @@ def read_yaml(path: str | Path, settings: type) -> dict[str, Any]:
         hints = "".join(f"\n  {key}{nearest(key, known)}" for key in unknown)
         raise UserError(f"{path}: unknown keys; delete or correct them:{hints}")
     return values
+
+
+def parse_yaml(settings: type[Settings], path: str | Path, verb: str) -> Settings:
+    """Settings from a YAML file, checked like flags; empty keys keep their default."""
+    words: list[str] = []
+    for key, value in read_yaml(path, settings).items():
+        if isinstance(value, bool):
+            words.append(f"--{key}" if value else f"--no-{key}")
+        elif isinstance(value, Mapping):
+            words += [f"--{key}", *(f"{name}={item}" for name, item in value.items())]
+        elif value is not None:
+            items = value if isinstance(value, list) else [value]
+            words += [f"--{key}", *map(str, items)]
+    return parse(settings, words, f"{verb} {path}")
 
 
 def parse(

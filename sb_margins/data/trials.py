@@ -160,8 +160,8 @@ def read_trials(
     )
     trials = Trials(enrol, test, models=read_models(enrolment) if enrolment else {})
     if label_at is not None:
-        trials.labels = _labels(path, columns[label_at], numbers)
-        _refuse_contradictions(path, trials, numbers)
+        trials.labels = labels_of(path, columns[label_at], numbers)
+        refuse_contradictions(path, trials, numbers)
     return trials
 
 
@@ -226,8 +226,8 @@ def _label_column(path: Path, columns: Sequence[Sequence[str]]) -> int:
     return found[0]
 
 
-def _labels(path: Path, words: Sequence[str], numbers: Sequence[int]) -> np.ndarray:
-    """[N] int8."""
+def labels_of(path: Path, words: Sequence[str], numbers: Sequence[int]) -> np.ndarray:
+    """[N] int8 of the words that stand in these lines."""
     value = {word: LABELS.get(word.lower(), -1) for word in set(words)}
     labels = np.fromiter(map(value.__getitem__, words), np.int8, len(words))
     if (labels < 0).any():
@@ -239,7 +239,7 @@ def _labels(path: Path, words: Sequence[str], numbers: Sequence[int]) -> np.ndar
     return labels
 
 
-def _refuse_contradictions(path: Path, trials: Trials, numbers: Sequence[int]) -> None:
+def refuse_contradictions(path: Path, trials: Trials, numbers: Sequence[int]) -> None:
     """The same pair twice is fine, with two labels it is not."""
     assert trials.labels is not None
     names, enrol, test = trials.numbered()

@@ -1,22 +1,19 @@
-"""Trial lists of every corpus, enrolment of several utterances, score files."""
+"""Trial lists of every corpus, enrolment of several utterances."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
+from sb_margins.data.manifest import Utterance
 from sb_margins.data.trials import (
     Trials,
     read_models,
     read_trials,
+    usable_trials,
     write_trials,
 )
 from sb_margins.errors import UserError
-from sb_margins.verification.score_file import (
-    main as metrics_command,
-    read_scores,
-    write_scores,
-)
 
 LISTS = {
     "veri_test2.txt": (
@@ -154,81 +151,32 @@ def test_round_trips(tmp_path):
     write_trials(tmp_path / "t.txt", trials)
     again = read_trials(tmp_path / "t.txt")
     assert (again.enrol, again.test) == (trials.enrol, trials.test)
-    scores = np.array([1 / 3, -1e-7], np.float32)
-    write_scores(tmp_path / "s.txt", trials, scores)
-    found, values = read_scores(tmp_path / "s.txt")
-    assert values.astype(np.float32).tolist() == scores.tolist()
-    assert found.labels.tolist() == [1, 0] and found.test == ["c", "d"]
+    assert list(again) == list(trials)
+    write_trials(tmp_path / "t.txt", Trials(["a"], ["b"]))
+    assert (tmp_path / "t.txt").read_text() == "a b\n"
 
 
-SCORES = {
-    "speechbrain": "a b 1 0.75\na c 0 -0.1\n",
-    "wespeaker": "a b 0.75 target\na c -0.1 nontarget\n",
-    "ours": "1 a b 0.75\n0 a c -0.1\n",
-    "csv with header": "enrol,test,label,score\na,b,1,0.75\na,c,0,-0.1\n",
-    "label score": "1 0.75\n0 -0.1\n",
-    "score label": "0.75 1\n-0.1 0\n",
-}
+def spoken(*names):
+    """Utterances of a manifest; the first letter is the speaker."""
+    return {n: Utterance(n, n, 1.0, n[0], 16000) for n in names}
 
 
-@pytest.mark.parametrize("name", SCORES)
-def test_score_files(tmp_path, name):
-    path = tmp_path / "scores.txt"
-    path.write_text(SCORES[name])
-    trials, scores = read_scores(path)
-    assert trials.labels.tolist() == [1, 0]
-    assert scores.tolist() == [0.75, -0.1]
+def test_usable_trials():
+    known = spoken("a1", "a2", "b1")
+    rows = [(1, "a1", "a2"), (0, "a1", "b1"), (0, "a1", "c1"), (1, "c1", "a1")]
+    trials = Trials.from_rows(rows)
+    assert list(usable_trials(trials, "dev", known, {"c1": "too short"})) == rows[:2]
+    with pytest.raises(UserError, match=r"'dev' name 1 utterances .* its 3: c1\."):
+        usable_trials(trials, "dev", known)
 
 
-def test_three_columns_take_their_labels_from_the_list(tmp_path, capsys):
-    path, key = tmp_path / "scores.txt", tmp_path / "trials.txt"
-    path.write_text("a c -0.1\na b 0.75\nx y 9\n")
-    key.write_text("1 a b\n0 a c\n")
-    trials, scores = read_scores(path, read_trials(key))
-    assert scores.tolist() == [0.75, -0.1]
-    assert metrics_command([str(path), "--trials", str(key), "--bootstrap", "0"]) == 0
-    assert "0.00 %" in capsys.readouterr().out
-    with pytest.raises(UserError, match="--trials"):
-        read_scores(path)
-    key.write_text("1 a b\n0 a d\n")
-    with pytest.raises(UserError, match="lacks 1 of the list's 2 trials"):
-        read_scores(path, read_trials(key))
-
-
-@pytest.mark.parametrize(
-    "text, told",
-    [
-        ("", "no scores"),
-        ("a b 1 0.5\na b 0\n", "line 2"),
-        ("a b c d\n", "no scores"),
-        ("a b 0.5 0.7\n", "cannot tell the columns"),
-        ("a 0.5 b\n", "cannot tell the columns"),
-    ],
-)
-def test_broken_score_files_are_told(tmp_path, text, told):
-    path = tmp_path / "scores.txt"
-    path.write_text(text)
-    with pytest.raises(UserError, match=told):
-        read_scores(path)
-
-
-def test_metrics_command_compares_and_draws(tmp_path, capsys):
-    rng = np.random.default_rng(0)
-    labels = (np.arange(600) % 3 == 0).astype(int)
-    names = [f"s{i % 20}/u{i}" for i in range(600)]
-    others = [
-        f"s{i % 20 if x else (i + 1) % 20}/v{i}" for i, x in enumerate(labels.tolist())
-    ]
-    for name, noise in (("good", 0.3), ("bad", 1.5)):
-        scores = labels + noise * rng.standard_normal(600)
-        rows = zip(labels, names, others, scores, strict=True)
-        text = "".join(f"{x} {e} {t} {s}\n" for x, e, t, s in rows)
-        (tmp_path / f"{name}.txt").write_text(text)
-    argv = [str(tmp_path / "good.txt"), f"noisy={tmp_path / 'bad.txt'}"]
-    argv += ["--bootstrap", "100", "--det", str(tmp_path / "det.png")]
-    argv += ["--json", str(tmp_path / "m.json"), "--p-target", "0.05"]
-    assert metrics_command(argv) == 0
-    out = capsys.readouterr().out
-    assert "noisy differs from good" in out and "minDCF(0.05)" in out
-    assert (tmp_path / "det.png").stat().st_size > 10_000
-    assert '"eer interval"' in (tmp_path / "m.json").read_text()
+def test_usable_trials_agree_with_the_speakers_and_have_both_kinds():
+    known = spoken("a1", "a2", "b1")
+    wrong = Trials.from_rows([(1, "a1", "a2"), (1, "a1", "b1"), (0, "a1", "b1")])
+    with pytest.raises(UserError, match="1 trials .* '1 a1 b1', but these are a and b"):
+        usable_trials(wrong, "dev", known)
+    assert len(usable_trials(wrong, "dev", known, official=True)) == 3
+    for label, missing in ((1, "non-target"), (0, r"target \(same speaker\)")):
+        one = Trials.from_rows([(label, "a1", "a2" if label else "b1")])
+        with pytest.raises(UserError, match=f"no {missing} pair"):
+            usable_trials(one, "dev", known)

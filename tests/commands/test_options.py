@@ -8,7 +8,15 @@ from typing import Annotated, Literal
 import pytest
 from tyro.conf import Positional, arg
 
-from sb_margins.commands.options import Numbers, Pairs, Words, parse, read_yaml
+from sb_margins.commands.options import (
+    Files,
+    Numbers,
+    Pairs,
+    Words,
+    parse,
+    parse_yaml,
+    read_yaml,
+)
 from sb_margins.errors import UserError
 
 
@@ -67,3 +75,54 @@ def test_a_yaml_gives_new_defaults_and_unknown_keys_are_told_together(tmp_path):
     path.write_text("nrom: as\nloses: am\n")
     with pytest.raises(UserError, match="(?s)nrom Did you mean 'norm'.*loses"):
         read_yaml(path, Example)
+
+
+@dataclass
+class Whole:
+    """Settings that a YAML can hold all of."""
+
+    lists: Files = field(default_factory=dict)
+    """Files by name."""
+    options: Pairs = field(default_factory=dict)
+    """Options."""
+    p_target: Numbers = field(default_factory=lambda: [0.01])
+    """Priors."""
+    norm: Literal["none", "as"] = "none"
+    """Score normalisation."""
+    seed: int = 1
+    """Seed."""
+    skip_bad: bool = False
+    """Leave unusable files out."""
+    progress: bool = True
+    """Show progress."""
+
+
+def test_files_are_called_by_their_stem_unless_named():
+    words = "--lists O=a/b.txt c/d.e.txt --options x=1".split()
+    settings = parse(Whole, words, "example")
+    assert settings.lists == {"O": "a/b.txt", "d.e": "c/d.e.txt"}
+
+
+@pytest.mark.parametrize("words", ["--lists a=x a=y", "--options a=x a=y"])
+def test_a_name_twice_is_an_error(words, capsys):
+    with pytest.raises(SystemExit):
+        parse(Whole, words.split(), "example")
+    assert "'a' is given twice" in capsys.readouterr().err
+
+
+def test_a_yaml_is_checked_like_flags(tmp_path, capsys):
+    path = tmp_path / "a.yaml"
+    path.write_text(
+        "lists: {O: a.txt}\noptions:\np_target: [0.1, 0.5]\nnorm: as\nseed: 7\n"
+        "skip_bad: True\nprogress: False\n"
+    )
+    settings = parse_yaml(Whole, path, "example")
+    assert settings == Whole({"O": "a.txt"}, {}, [0.1, 0.5], "as", 7, True, False)
+    again = parse(Whole, ["--no-skip-bad", "--seed", "8"], "example", settings)
+    assert again.seed == 8 and not again.skip_bad and again.norm == "as"
+    for text, message in (("norm: ass", "ass"), ("seed: many", "many")):
+        path.write_text(text)
+        with pytest.raises(SystemExit):
+            parse_yaml(Whole, path, "example")
+        error = capsys.readouterr().err
+        assert message in error and "a.yaml" in error
