@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
 import torch
 from speechbrain.nnet.CNN import Conv1d
 from torch import Tensor, nn
+
+from sb_margins.errors import UserError
+
+# The parts of an encoder, as SpeechBrain's recipes name them.
+ENCODER_MODULES = ("compute_features", "mean_var_norm", "embedding_model")
+# Of the way in which a fingerprint is made; another one begins with another number.
+FINGERPRINT_VERSION = "2"
 
 
 def without_empty_padding(network: nn.Module) -> nn.Module:
@@ -12,23 +26,7 @@ def without_empty_padding(network: nn.Module) -> nn.Module:
 
     "same" padding of such a convolution adds nothing, but ``pad`` copies the whole
     tensor, forward and backward: 4 to 10 % of a CPU step of ECAPA-TDNN. Values,
-    gradients and state dicts stay as they are, bit for bit.
-
-    Arguments
-    ---------
-    network : torch.nn.Module
-        Any; changed in place.
-
-    Returns
-    -------
-    torch.nn.Module
-        The same network.
-
-    Example
-    -------
-    >>> layer = Conv1d(4, kernel_size=1, in_channels=3, skip_transpose=True)
-    >>> without_empty_padding(layer).padding
-    'valid'
+    gradients and state dicts stay as they are, bit for bit. Changes ``network``.
     """
     for module in network.modules():
         if isinstance(module, Conv1d) and module.padding == "same":
@@ -51,6 +49,8 @@ class SpeakerEncoder(nn.Module):
         (features, relative lengths [B]) to features, e.g. ``InputNormalization``.
     embedding_model : torch.nn.Module
         Features to [B, 1, D] or [B, D], e.g. ``ECAPA_TDNN``.
+    sample_rate : int
+        Of the waveforms, in Hz.
 
     Example
     -------
@@ -71,11 +71,46 @@ class SpeakerEncoder(nn.Module):
     torch.Size([2, 12])
     """
 
-    def __init__(self, compute_features, mean_var_norm, embedding_model):
+    def __init__(
+        self,
+        compute_features: Any,
+        mean_var_norm: Any,
+        embedding_model: nn.Module,
+        sample_rate: int = 16000,
+    ) -> None:
         super().__init__()
         self.compute_features = compute_features
         self.mean_var_norm = mean_var_norm
         self.embedding_model = without_empty_padding(embedding_model)
+        self.sample_rate = int(sample_rate)
+        self.training = embedding_model.training
+
+    @classmethod
+    def from_modules(
+        cls, modules: Mapping[str, nn.Module] | nn.ModuleDict, sample_rate: int = 16000
+    ) -> SpeakerEncoder:
+        """The encoder of a recipe's ``modules``; others, such as a head, are left out.
+
+        Arguments
+        ---------
+        modules : mapping of str to torch.nn.Module
+            With ``compute_features``, ``mean_var_norm`` and ``embedding_model``.
+        sample_rate : int
+            Of the waveforms, in Hz.
+
+        Returns
+        -------
+        SpeakerEncoder
+
+        Raises
+        ------
+        UserError
+            When one of the three is not there.
+        """
+        absent = [name for name in ENCODER_MODULES if name not in modules]
+        if absent:
+            raise UserError(f"the model lacks the modules {', '.join(absent)}")
+        return cls(*(modules[name] for name in ENCODER_MODULES), sample_rate)
 
     def forward(self, wavs: Tensor) -> Tensor:
         """Embeddings of waveforms.
@@ -93,3 +128,127 @@ class SpeakerEncoder(nn.Module):
         lengths = torch.ones(wavs.shape[0], device=wavs.device)
         feats = self.mean_var_norm(self.compute_features(wavs), lengths)
         return self.embedding_model(feats).reshape(wavs.shape[0], -1)
+
+    def fingerprint(self, similarity: Any = None) -> str:
+        """A short name that changes whenever embeddings or their scores would.
+
+        Made of every setting of the three modules, their weights and statistics, the
+        sampling rate and the similarity. Neither the device nor where a model lies
+        matter.
+
+        Arguments
+        ---------
+        similarity : object, optional
+            How embeddings are compared; with ``settings()``, or None for the cosine.
+
+        Returns
+        -------
+        str
+            ``2-`` and 24 hexadecimal digits.
+        """
+        settings = {"name": "cosine"}
+        if similarity is not None:
+            describe = getattr(similarity, "settings", None)
+            settings = describe() if describe else {"name": type(similarity).__name__}
+        return fingerprint(self, json.dumps(settings, sort_keys=True))
+
+
+def fingerprint(module: nn.Module, extra: str = "") -> str:
+    """As `SpeakerEncoder.fingerprint`, of any module."""
+    digest = hashlib.sha256(extra.encode())
+    for line in _description("", module, set()):
+        digest.update(line.encode() + b"\n")
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        if isinstance(value, Tensor):
+            digest.update(f"{value.dtype} {list(value.shape)}".encode())
+            flat = value.detach().cpu().contiguous().reshape(-1)
+            digest.update(flat.view(torch.uint8).numpy().tobytes())
+        else:
+            digest.update(repr(value).encode())
+    return f"{FINGERPRINT_VERSION}-{digest.hexdigest()[:24]}"
+
+
+def check_fingerprint(stored: str, current: str, what: str, remedy: str) -> None:
+    """Raise unless ``what``, stored with one fingerprint, fits the model in use.
+
+    ``what`` is the subject of the message (a file), ``remedy`` says what to do.
+    """
+    if stored == current:
+        return
+    if not stored.startswith(f"{FINGERPRINT_VERSION}-"):
+        raise UserError(
+            f"{what} was made by another version of sb_margins, which told models "
+            f"apart by their weights alone, not by their features' settings. {remedy}"
+        )
+    raise UserError(
+        f"{what} was made with another model; embeddings of different models are not "
+        f"comparable. {remedy}"
+    )
+
+
+# Attributes that change while a module is used, or say where it is.
+_PASSING = {"device", "device_inp", "first_call", "step_count", "training"}
+_PASSING |= {"_dtype", "_fwd_used_autocast"}  # SpeechBrain's fwd_default_precision
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+
+
+def _description(path: str, value: Any, seen: set[int]) -> Iterator[str]:
+    """Lines that say all that a value's attributes hold, one setting each.
+
+    Weights and buffers that are saved are left out: `fingerprint` takes their bytes.
+    """
+    if value is None or isinstance(
+        value, (bool, int, float, complex, str, bytes, torch.dtype, torch.Size)
+    ):
+        yield f"{path}={value!r}"
+    elif isinstance(value, torch.device):
+        return
+    elif isinstance(value, (Tensor, np.ndarray, np.generic)):
+        yield f"{path}={_summary(torch.as_tensor(value))}"
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        items = (
+            sorted(value, key=repr) if isinstance(value, (set, frozenset)) else value
+        )
+        yield f"{path}: {len(items)}"
+        for number, item in enumerate(items):
+            yield from _description(f"{path}[{number}]", item, seen)
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _description(f"{path}[{key!r}]", item, seen)
+    elif isinstance(value, functools.partial):
+        parts = [value.func, value.args, value.keywords]
+        yield from _description(f"{path}.partial", parts, seen)
+    elif hasattr(value, "__qualname__"):  # a class, a function, a method
+        yield f"{path}={value.__module__}.{value.__qualname__}"
+    elif id(value) not in seen:
+        seen.add(id(value))
+        kind = type(value)
+        yield f"{path}={kind.__module__}.{kind.__qualname__}"
+        settings = getattr(value, "__dict__", {})
+        if isinstance(value, nn.Module):
+            own = settings.keys() - _OF_EVERY_MODULE
+            saved = value.state_dict().keys()
+            settings = {
+                **{name: settings[name] for name in own},
+                **{n: b for n, b in value._buffers.items() if n not in saved},
+                **value._modules,
+            }
+            if "first_call" in own:  # ContextWindow repeats its kernel when used
+                settings = {n: v for n, v in settings.items() if n != "kernel"}
+        for name in sorted(settings.keys() - _PASSING):
+            yield from _description(f"{path}.{name}", settings[name], seen)
+
+
+def _summary(values: Tensor) -> str:
+    """Shape, mean, spread and slope of what a module derived from its settings.
+
+    Rounded, so that another processor's last bit does not make another model.
+    """
+    x = values.detach().cpu().double().reshape(-1)
+    if not len(x) or not x.isfinite().all():
+        return f"{list(values.shape)} {x.tolist()[:64]}"
+    ramp = torch.linspace(-1, 1, len(x), dtype=torch.float64)
+    size = float(x.square().mean().sqrt())
+    mean, slope = (float((x * w).mean()) / (size or 1.0) for w in (1.0, ramp))
+    return f"{list(values.shape)} {size:.5g} {mean:.4f} {slope:.4f}"

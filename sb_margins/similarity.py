@@ -2,32 +2,43 @@
 
 Larger means same speaker. ``forward`` compares matched embeddings, as SpeechBrain's
 ``SpeakerRecognition.verify_batch`` calls it; ``matrix`` compares all pairs by one
-matrix product.
+matrix product. Both are a first step, `prepare`, on each embedding alone, and a second
+one on pairs: who scores many trials prepares each embedding once.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sb_margins.classifiers import PoincareClassifier
+from sb_margins.errors import UserError, nearest
 from sb_margins.poincare import clip, clip_radius, distance, tangent_distance
-from sb_margins.precision import island, normalize, upcast
+from sb_margins.precision import island, normalize, safe_norm, upcast
 
 
-class CosineSimilarity(nn.Module):
-    """Cosine of the angle between embeddings.
+class Similarity(nn.Module):
+    """What all similarities share; a subclass has `prepared_pairs` at least."""
 
-    Example
-    -------
-    >>> import torch
-    >>> similarity = CosineSimilarity()
-    >>> similarity(torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 0.0]]))
-    tensor([0.6000])
-    """
+    exact = False  # whether products need all 24 bits
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """What `prepared_pairs` and `prepared_matrix` take of embeddings [..., D]."""
+        return upcast(x)
+
+    def prepared_pairs(self, a: Tensor, b: Tensor) -> Tensor:
+        """Similarities [...] of matched embeddings that `prepare` made."""
+        raise NotImplementedError
+
+    def prepared_matrix(self, a: Tensor, b: Tensor) -> Tensor:
+        """Similarities [N, M] of all pairs of [N, D] and [M, D] that `prepare` made."""
+        return self.prepared_pairs(a[:, None], b[None])
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """Cosines of matched embeddings.
+        """Similarities of matched embeddings.
 
         Arguments
         ---------
@@ -37,13 +48,13 @@ class CosineSimilarity(nn.Module):
         Returns
         -------
         torch.Tensor
-            Shape [...], -1 to 1.
+            Shape [...].
         """
-        with island(a.device):
-            return (normalize(upcast(a)) * normalize(upcast(b))).sum(-1)
+        with island(a.device, exact=self.exact):
+            return self.prepared_pairs(self.prepare(a), self.prepare(b))
 
     def matrix(self, a: Tensor, b: Tensor) -> Tensor:
-        """Cosines of all pairs.
+        """Similarities of all pairs, by one matrix product.
 
         Arguments
         ---------
@@ -54,20 +65,79 @@ class CosineSimilarity(nn.Module):
         -------
         torch.Tensor
             Shape [N, M].
+        """
+        with island(a.device, exact=self.exact):
+            return self.prepared_matrix(self.prepare(a), self.prepare(b))
+
+    def centre(self, rows: Tensor) -> Tensor:
+        """One embedding for a speaker who has several: the only rule there is for it.
+
+        The mean direction of the embeddings, each counting equally, times their mean
+        length. For cosines that is the usual mean of normalised embeddings; on the
+        Poincaré ball it stays as far out as the embeddings themselves.
+
+        Arguments
+        ---------
+        rows : torch.Tensor
+            Embeddings [N, D] of one speaker.
+
+        Returns
+        -------
+        torch.Tensor
+            Shape [D]; the embedding itself when N is 1.
 
         Example
         -------
-        >>> import torch
-        >>> CosineSimilarity().matrix(torch.eye(2), torch.ones(1, 2))
-        tensor([[0.7071],
-                [0.7071]])
+        >>> CosineSimilarity().centre(torch.tensor([[3.0, 0.0], [0.0, 1.0]]))
+        tensor([1.4142, 1.4142])
         """
-        with island(a.device):
-            return normalize(upcast(a)) @ normalize(upcast(b)).t()
+        rows = upcast(rows)
+        if len(rows) == 1:
+            return rows[0]
+        return normalize(normalize(rows).mean(dim=0)) * safe_norm(rows).mean()
+
+    def settings(self) -> dict[str, Any]:
+        """Its name and settings: plain values, from which `similarity_from` makes it.
+
+        Returns
+        -------
+        dict of str to object
+        """
+        return {"name": type(self).__name__}
 
 
-class PoincareSimilarity(nn.Module):
-    """Negative Poincaré distance between embeddings.
+class CosineSimilarity(Similarity):
+    """Cosine of the angle between embeddings, -1 to 1.
+
+    Example
+    -------
+    >>> similarity = CosineSimilarity()
+    >>> similarity(torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 0.0]]))
+    tensor([0.6000])
+    >>> similarity.matrix(torch.eye(2), torch.ones(1, 2))
+    tensor([[0.7071],
+            [0.7071]])
+    """
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """Embeddings of length 1; a zero one stays zero, its cosines are 0."""
+        return normalize(upcast(x))
+
+    def prepared_pairs(self, a: Tensor, b: Tensor) -> Tensor:
+        """Cosines of embeddings of length 1."""
+        return (a * b).sum(-1)
+
+    def prepared_matrix(self, a: Tensor, b: Tensor) -> Tensor:
+        """Cosines of all pairs of embeddings of length 1."""
+        return a @ b.t()
+
+    def settings(self) -> dict[str, Any]:
+        """``{"name": "cosine"}``."""
+        return {"name": "cosine"}
+
+
+class PoincareSimilarity(Similarity):
+    """Negative Poincaré distance between embeddings, 0 or less.
 
     Arguments
     ---------
@@ -81,11 +151,15 @@ class PoincareSimilarity(nn.Module):
 
     Example
     -------
-    >>> import torch
     >>> similarity = PoincareSimilarity(curvature=2.0)
     >>> similarity(torch.tensor([[0.1, 0.2]]), torch.tensor([[-0.3, 0.05]]))
     tensor([-0.8905])
+    >>> similarity.matrix(torch.eye(2) / 4, -torch.eye(2) / 4)
+    tensor([[-1.0217, -0.7374],
+            [-0.7374, -1.0217]])
     """
+
+    exact = True
 
     def __init__(
         self,
@@ -96,61 +170,139 @@ class PoincareSimilarity(nn.Module):
         super().__init__()
         self.curvature, self.metric = float(curvature), metric
         self.clip_norm = clip_norm
-        self._ball()  # the same demands
+        self._classifier()  # checks the settings
 
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """Negative distances of matched embeddings.
-
-        Arguments
-        ---------
-        a, b : torch.Tensor
-            Embeddings [..., D], broadcast against each other.
-
-        Returns
-        -------
-        torch.Tensor
-            Shape [...], 0 or less.
-        """
-        with island(a.device, exact=True):
-            a, b = self._ready(a), self._ready(b)
-            if self.metric == "unit":
-                return -distance(a, b)
-            return -tangent_distance(a, b, curvature=self.curvature)
-
-    def matrix(self, a: Tensor, b: Tensor) -> Tensor:
-        """Negative distances of all pairs, by one matrix product.
-
-        Arguments
-        ---------
-        a, b : torch.Tensor
-            Embeddings [N, D] and [M, D].
-
-        Returns
-        -------
-        torch.Tensor
-            Shape [N, M].
-
-        Example
-        -------
-        >>> import torch
-        >>> PoincareSimilarity(curvature=2.0).matrix(
-        ...     torch.eye(2) / 4, -torch.eye(2) / 4
-        ... )
-        tensor([[-1.0217, -0.7374],
-                [-0.7374, -1.0217]])
-        """
-        with island(a.device, exact=True):
-            a, b = self._ready(a), upcast(b)
-            ball = self._ball()
-            return ball.scores(a, ball.clipped(b), None)
-
-    def _ball(self) -> PoincareClassifier:
-        """A classifier without weights: nothing is drawn from the random generator."""
-        with torch.device("meta"):
-            return PoincareClassifier(1, 2, self.curvature, self.metric, self.clip_norm)
-
-    def _ready(self, x: Tensor) -> Tensor:
+    def prepare(self, x: Tensor) -> Tensor:
+        """Embeddings clipped as in training."""
         x = upcast(x)
         if self.metric == "unit":
             return clip(x, radius=clip_radius(self.curvature))
         return x if self.clip_norm is None else clip(x, radius=self.clip_norm)
+
+    def prepared_pairs(self, a: Tensor, b: Tensor) -> Tensor:
+        """Negative distances of clipped embeddings."""
+        if self.metric == "unit":
+            return -distance(a, b)
+        return -tangent_distance(a, b, curvature=self.curvature)
+
+    def prepared_matrix(self, a: Tensor, b: Tensor) -> Tensor:
+        """Negative distances of all pairs of clipped embeddings."""
+        return self._classifier().scores(a, b, None)
+
+    def settings(self) -> dict[str, Any]:
+        """Name, curvature, metric and clipping."""
+        return {
+            "name": "poincare",
+            "curvature": self.curvature,
+            "metric": self.metric,
+            "clip_norm": self.clip_norm,
+        }
+
+    def _classifier(self) -> PoincareClassifier:
+        """A classifier without weights: nothing is drawn from the random generator."""
+        with torch.device("meta"):
+            return PoincareClassifier(1, 2, self.curvature, self.metric, self.clip_norm)
+
+    def extra_repr(self) -> str:
+        """The settings, for print."""
+        return f"curvature={self.curvature:g}, metric={self.metric}"
+
+
+class _Callable(Similarity):
+    """A user's own function of two tensors, or module with ``forward``/``matrix``."""
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def prepared_pairs(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.function(a, b)
+
+    def prepared_matrix(self, a: Tensor, b: Tensor) -> Tensor:
+        matrix = getattr(self.function, "matrix", None)
+        return super().prepared_matrix(a, b) if matrix is None else matrix(a, b)
+
+    def settings(self) -> dict[str, Any]:
+        kind = self.function if hasattr(self.function, "__name__") else None
+        return {"name": getattr(kind or type(self.function), "__name__", "unknown")}
+
+
+def similarity_from(given: Any = None) -> Similarity:
+    """The similarity that settings, a name or an object stand for.
+
+    Arguments
+    ---------
+    given : object
+        None or ``"cosine"``; ``"poincare"``; what `Similarity.settings` returned; a
+        similarity; ``torch.nn.CosineSimilarity``; or any function of two tensors
+        [..., D] whose result [...] is larger for the same speaker.
+
+    Returns
+    -------
+    Similarity
+
+    Raises
+    ------
+    UserError
+        For anything else.
+
+    Example
+    -------
+    >>> similarity_from({"name": "poincare", "curvature": 3.0})
+    PoincareSimilarity(curvature=3, metric=unit)
+    >>> similarity_from()
+    CosineSimilarity()
+    """
+    if isinstance(given, Similarity):
+        return given
+    if given is None or isinstance(given, nn.CosineSimilarity):
+        return CosineSimilarity()
+    known = {"cosine": CosineSimilarity, "poincare": PoincareSimilarity}
+    if isinstance(given, str):
+        given = {"name": given}
+    if isinstance(given, Mapping):
+        settings = {str(key): value for key, value in given.items()}
+        name = str(settings.pop("name", ""))
+        if name not in known:
+            raise UserError(
+                f"similarity '{name}' is unknown.{nearest(name, known)} There are: "
+                f"{', '.join(known)}; any other is to be given as an object, or by a "
+                "model that has it"
+            )
+        try:
+            return known[name](**settings)
+        except TypeError as error:
+            raise UserError(f"similarity '{name}': {error}") from error
+    if not callable(given):
+        raise UserError(
+            "a similarity must be callable with two tensors, one of "
+            f"sb_margins.similarity for one, not {type(given).__name__}"
+        )
+    return _Callable(given)
+
+
+def similarity_of(head: nn.Module) -> Similarity:
+    """How embeddings trained under a head are to be compared.
+
+    Arguments
+    ---------
+    head : torch.nn.Module
+        A `sb_margins.head.Head`, or its classifier.
+
+    Returns
+    -------
+    Similarity
+        Negative Poincaré distance with the classifier's curvature, metric and
+        clipping, or the cosine for any other classifier.
+
+    Example
+    -------
+    >>> similarity_of(PoincareClassifier(4, 2, curvature=3.0)).curvature
+    3.0
+    """
+    classifier: Any = getattr(head, "classifier", head)
+    if getattr(classifier, "geometry", "") != "poincare":
+        return CosineSimilarity()
+    return PoincareSimilarity(
+        float(classifier.curvature), classifier.metric, classifier.clip_norm
+    )

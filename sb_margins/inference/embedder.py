@@ -6,28 +6,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from speechbrain.inference.speaker import SpeakerRecognition
 from torch import Tensor, nn
 
-from sb_margins.encoder import without_empty_padding
+from sb_margins.audio import Recording, read_recording
+from sb_margins.encoder import SpeakerEncoder
 from sb_margins.errors import UserError
-from sb_margins.inference.audio import Recording, read_recording
-from sb_margins.inference.model_folder import (
-    NEEDED,
-    find_folder,
-    fingerprint,
-    load_folder,
-)
+from sb_margins.inference.model_folder import find_folder, load_folder
 from sb_margins.inference.settings import (
     checked_run_opts,
 )
+from sb_margins.verification.embed import embed_files
 
 PathLike = str | Path
-BATCH_SECONDS = 120.0  # of audio in one batch
-READ_AHEAD = 256  # files held in memory while those of equal length are gathered,
-READ_SECONDS = 1800.0  # and at most so much audio (115 MB)
 
 
 class SpeakerEmbedder(SpeakerRecognition):
@@ -62,13 +54,15 @@ class SpeakerEmbedder(SpeakerRecognition):
         freeze_params: bool = True,
     ) -> None:
         settings = dict(hparams or {})
-        absent = [name for name in NEEDED if name not in (modules or {})]
-        if absent:
-            raise UserError(f"the model lacks the modules {', '.join(absent)}")
-        super().__init__(modules, settings, run_opts, freeze_params)
         self.sample_rate = int(settings.get("sample_rate", 16000))
-        self.fingerprint = fingerprint(self.mods)
-        without_empty_padding(self.mods["embedding_model"])
+        SpeakerEncoder.from_modules(modules or {})  # all three are there
+        super().__init__(modules, settings, run_opts, freeze_params)
+        self.fingerprint = self.encoder.fingerprint()
+
+    @property
+    def encoder(self) -> SpeakerEncoder:
+        """Its three modules, from waveforms to embeddings."""
+        return SpeakerEncoder.from_modules(self.mods, self.sample_rate)
 
     @classmethod
     def from_hparams(  # type: ignore[override]
@@ -175,12 +169,8 @@ class SpeakerEmbedder(SpeakerRecognition):
 
     def _encode(self, wavs: Tensor) -> Tensor:
         """[B, T] of one true length to [B, D]."""
-        lens = torch.ones(len(wavs), device=wavs.device)
         with torch.no_grad(), self.inference_ctx:
-            feats = self.mods["compute_features"](wavs)
-            feats = self.mods["mean_var_norm"](feats, lens)
-            found = self.mods["embedding_model"](feats)
-        found = found.reshape(len(wavs), -1).float()
+            found = self.encoder(wavs).float()
         if not torch.isfinite(found).all():
             raise UserError("the network gave an embedding that is not finite")
         return found
@@ -223,41 +213,18 @@ class SpeakerEmbedder(SpeakerRecognition):
         torch.Tensor
             [len(paths), D] float32 on the CPU, in the order given.
         """
-        if isinstance(paths, (str, Path)):
-            paths = [paths]
-        names = [str(path) for path in paths]
-        if not names:
-            raise UserError("no audio files were given")
-        unique = list(dict.fromkeys(names))
-        found: dict[str, Tensor] = {}
-        held: dict[str, np.ndarray] = {}
-        seconds = 0.0
-        for name in unique:
-            recording = self.read(name)
-            if notes is not None and recording.notes:
-                notes[name] = recording.notes
-            held[name] = recording.wav
-            seconds += recording.seconds
-            if len(held) == READ_AHEAD or seconds > READ_SECONDS:
-                found.update(self._encode_held(held))
-                held, seconds = {}, 0.0
-        found.update(self._encode_held(held))
-        return torch.stack([found[name] for name in names])
-
-    def _encode_held(self, held: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-        """Embeddings of waveforms, those of equal length together."""
-        by_length: dict[int, list[str]] = {}
-        for name, wav in held.items():
-            by_length.setdefault(len(wav), []).append(name)
-        found: dict[str, Tensor] = {}
-        for length, names in by_length.items():
-            size = max(1, int(BATCH_SECONDS * self.sample_rate / length))
-            for first in range(0, len(names), size):
-                part = names[first : first + size]
-                wavs = torch.from_numpy(np.stack([held[name] for name in part]))
-                rows = self._encode(wavs.to(self.device)).cpu()
-                found.update(zip(part, rows, strict=True))
-        return found
+        names = [str(p) for p in ([paths] if isinstance(paths, (str, Path)) else paths)]
+        with self.inference_ctx:
+            embeddings = embed_files(
+                self.encoder,
+                {name: name for name in names},
+                similarity=getattr(self, "similarity", None),
+                device=self.device,
+                progress=False,
+            )
+        if notes is not None:
+            notes.update({name: list(n) for name, n in embeddings.notes.items()})
+        return torch.from_numpy(embeddings.matrix[embeddings.rows(names)])
 
     def forward(self, wavs: Tensor, wav_lens: Tensor | None = None) -> Tensor:
         """As `encode_batch`."""

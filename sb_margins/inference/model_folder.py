@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sb_margins.encoder import ENCODER_MODULES
 from sb_margins.errors import UserError
 from sb_margins.inference.allowed import refusal
 from sb_margins.inference.budget import MemoryBudget
@@ -19,7 +19,6 @@ from sb_margins.inference.safe_weights import load_into
 from sb_margins.inference.safe_yaml import LoadPlan, safe_hparams
 from sb_margins.inference.yaml_graph import MAX_BYTES
 
-NEEDED = ("compute_features", "mean_var_norm", "embedding_model")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -137,7 +136,7 @@ def _check_modules(hparams: dict[str, Any], plan: LoadPlan) -> dict[str, nn.Modu
             raise UserError(f"'{name}' cannot be the name of a network module")
         if not isinstance(module, nn.Module):
             raise UserError(f"'{name}' under modules is not a network module")
-    absent = [name for name in NEEDED if name not in modules]
+    absent = [name for name in ENCODER_MODULES if name not in modules]
     if absent:
         raise UserError(f"the model lacks the modules {', '.join(absent)}")
     loaded = {id(target) for target in plan.loadables.values()}
@@ -232,39 +231,3 @@ def load_folder(
     _try_out(modules, rate)
     options = RunOptions().as_dict()
     return {name: value for name, value in hparams.items() if name not in options}
-
-
-def fingerprint(modules: Mapping[str, nn.Module]) -> str:
-    """A short name for an encoder that changes whenever its embeddings would.
-
-    Arguments
-    ---------
-    modules : mapping of str to torch.nn.Module
-        Of a loaded model.
-
-    Returns
-    -------
-    str
-        16 hexadecimal digits.
-
-    Example
-    -------
-    >>> one, two = nn.Linear(2, 2), nn.Linear(2, 2)
-    >>> fingerprint({"embedding_model": one}) == fingerprint({"embedding_model": two})
-    False
-    """
-    digest = hashlib.sha256()
-    for name in sorted(modules):
-        module = modules[name]
-        if name not in NEEDED:
-            continue
-        digest.update(f"{name}:{module!r}".encode())
-        tensors = dict(module.state_dict())
-        for extra in ("glob_mean", "glob_std"):
-            if isinstance(getattr(module, extra, None), torch.Tensor):
-                tensors[extra] = getattr(module, extra)
-        for key in sorted(tensors):
-            value = tensors[key].detach().cpu().contiguous()
-            digest.update(f"{key}:{value.dtype}:{list(value.shape)}".encode())
-            digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]

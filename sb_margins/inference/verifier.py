@@ -88,6 +88,7 @@ class SpeakerVerifier(SpeakerEmbedder):
         self.similarity = as_similarity(settings.get("similarity")).to(self.device)
         self.thresholds = checked_thresholds(settings.get("thresholds"))
         self.calibration = checked_calibration(settings.get("calibration"))
+        self.fingerprint = self.encoder.fingerprint(self.similarity)
         self.enrolled = EnrolledSet(self.fingerprint)
 
     def threshold(self, wanted: str | float | None = None) -> float:

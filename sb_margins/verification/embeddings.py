@@ -1,25 +1,22 @@
-"""Embeddings by name, in memory and on disk."""
+"""Embeddings by name, in memory and in one kind of file."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from sb_margins.errors import UserError, listed
+from sb_margins.files import read_arrays, write_whole
 
 
 def lookup(row_of: Mapping[str, int], names: Sequence[str]) -> np.ndarray:
-    """Numbers [len(names)] of names, int64; a KeyError when one is not there.
-
-    Example
-    -------
-    >>> lookup({"a": 0, "b": 1}, ["b", "a", "b"]).tolist()
-    [1, 0, 1]
-    """
+    """Numbers [len(names)] of names, int64; a KeyError when one is not there."""
     if len(names) < 2:
         return np.array([row_of[name] for name in names], np.int64)
     # One call for all names: half the time of a loop for 580,000 trials.
@@ -28,7 +25,7 @@ def lookup(row_of: Mapping[str, int], names: Sequence[str]) -> np.ndarray:
 
 @dataclass
 class Embeddings:
-    """Embeddings by name.
+    """Embeddings by name, and what is known about where they come from.
 
     Arguments
     ---------
@@ -37,9 +34,15 @@ class Embeddings:
     matrix : numpy.ndarray
         [N, D] float32, not normalised.
     skipped : mapping of str to str
-        Utterances that could not be read, and why (``skip_bad``).
+        Utterances whose audio is unusable, and why (``skip_bad``).
     seconds : mapping of str to float
         Durations of the audio, where known.
+    notes : mapping of str to list of str
+        What makes an utterance's audio poor, see `sb_margins.audio.Recording`.
+    fingerprint : str, optional
+        Of the model that made them, see `sb_margins.encoder.SpeakerEncoder`.
+    similarity : mapping, optional
+        Settings of the similarity that they are made for.
 
     ``row_of`` maps each name to its row.
 
@@ -54,6 +57,9 @@ class Embeddings:
     matrix: np.ndarray
     skipped: Mapping[str, str] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
+    notes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    fingerprint: str | None = None
+    similarity: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.matrix.ndim != 2 or len(self.matrix) != len(self.ids):
@@ -72,22 +78,7 @@ class Embeddings:
         return name in self.row_of
 
     def rows(self, names: Sequence[str]) -> np.ndarray:
-        """Row numbers [len(names)] of some utterances, or one error for all unknown.
-
-        Arguments
-        ---------
-        names : sequence of str
-
-        Returns
-        -------
-        numpy.ndarray
-            int64.
-
-        Raises
-        ------
-        UserError
-            When some have no embedding.
-        """
+        """Row numbers [len(names)] of some utterances, or one error for all unknown."""
         try:
             return lookup(self.row_of, names)
         except KeyError:
@@ -96,52 +87,71 @@ class Embeddings:
                 f"{len(missing)} utterances have no embedding: {listed(missing)}"
             ) from None
 
-    def save(self, path: str | Path) -> None:
-        """Write an ``.npz`` with ``ids`` and ``matrix``; the same input, same bytes.
+    def subset(self, keep: Sequence[int] | np.ndarray) -> Embeddings:
+        """The embeddings at some rows, in that order."""
+        return Embeddings(
+            [self.ids[row] for row in keep],
+            self.matrix[keep],
+            fingerprint=self.fingerprint,
+            similarity=self.similarity,
+        )
 
-        Example
-        -------
-        >>> path = getfixture("tmp_path") / "test.npz"
-        >>> Embeddings(["a"], np.ones((1, 2), dtype=np.float32)).save(path)
-        >>> Embeddings.load(path).ids
-        ['a']
+    def save(self, path: str | Path) -> None:
+        """Write an ``.npz``: ids, embeddings, fingerprint, similarity (as JSON).
+
+        The same embeddings give the same bytes.
         """
-        path = Path(path)
-        part = path.with_name(path.name + ".part.npz")
-        np.savez(part, ids=np.array(self.ids), matrix=self.matrix)
-        part.replace(path)
+        about = "" if self.similarity is None else json.dumps(self.similarity)
+        with write_whole(path) as temporary, temporary.open("wb") as stream:
+            np.savez(
+                stream,
+                ids=np.array(self.ids, dtype=np.str_),
+                embeddings=self.matrix,
+                fingerprint=np.array(self.fingerprint or ""),
+                similarity=np.array(about),
+            )
 
     @classmethod
     def load(cls, path: str | Path) -> Embeddings:
-        """Read an ``.npz`` with ``ids`` [N] (text) and ``matrix`` [N, D].
+        """Read an ``.npz`` with ``ids`` [N] (text) and ``embeddings`` [N, D].
 
-        Arguments
-        ---------
-        path : str or Path
-
-        Returns
-        -------
-        Embeddings
-
-        Raises
-        ------
-        UserError
-            When the file is not of that form or holds values that are not finite.
+        ``matrix`` is an older name of ``embeddings``; ``fingerprint`` and
+        ``similarity`` may be absent. A UserError says what is wrong with the file.
         """
-        try:
-            with np.load(path, allow_pickle=False) as data:
-                ids = [str(name) for name in data["ids"]]
-                matrix = np.ascontiguousarray(data["matrix"], dtype=np.float32)
-        except (OSError, KeyError, ValueError) as error:
+        arrays = read_arrays(path)
+        kept = arrays.get("embeddings", arrays.get("matrix"))
+        if kept is None or "ids" not in arrays:
             raise UserError(
-                f"cannot read embeddings from {path}: {error}. Expected an .npz with "
-                "ids [N] (text, not pickled) and matrix [N, D]"
-            ) from error
-        bad = ~np.isfinite(matrix).all(axis=-1)
-        if bad.any():
-            names = [ids[i] for i in np.flatnonzero(bad)[:5]]
+                f"{path} has the arrays {listed(sorted(arrays)) or 'none'}; an .npz of "
+                "embeddings has ids [N] (text) and embeddings [N, D]"
+            )
+        ids = arrays["ids"]
+        if (
+            ids.ndim != 1
+            or ids.dtype.kind != "U"
+            or kept.dtype.kind not in "fiu"
+            or kept.ndim != 2
+        ):
             raise UserError(
-                f"{int(bad.sum())} of {len(ids)} embeddings in {path} are not finite: "
+                f"{path}: expected ids [N] of text and embeddings [N, D] of numbers, "
+                f"not {ids.dtype} {list(ids.shape)} and {kept.dtype} {list(kept.shape)}"
+            )
+        matrix = np.ascontiguousarray(kept, dtype=np.float32)
+        bad = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
+        if bad.size:
+            names = [str(ids[i]) for i in bad[:5]]
+            raise UserError(
+                f"{bad.size} of {len(ids)} embeddings in {path} are NaN or infinite: "
                 f"{listed(names)}"
             )
-        return cls(ids, matrix)
+        about = str(arrays.get("similarity", ""))
+        try:
+            similarity = json.loads(about) if about else None
+        except ValueError as error:
+            raise UserError(f"{path}: its similarity is damaged: {error}") from error
+        return cls(
+            ids.tolist(),
+            matrix,
+            fingerprint=str(arrays.get("fingerprint", "")) or None,
+            similarity=similarity,
+        )

@@ -14,8 +14,8 @@ import torch
 from sb_margins.data.manifest import Manifest
 from sb_margins.data.prepared import Prepared
 from sb_margins.errors import UserError
+from sb_margins.verification.embed import embed_files
 from sb_margins.verification.embeddings import Embeddings
-from sb_margins.verification.extraction import extract
 from sb_margins.verification.options import VerifyOptions
 
 # Where corpora keep the files that their lists name, and what they call them.
@@ -158,19 +158,12 @@ class System:
     hash : str
         Of the model's encoder, or of the embeddings' file.
     device : str
-    sample_rate : int
-
-    Example
-    -------
-    >>> System(None, None, "", "cpu").sample_rate
-    16000
     """
 
     encoder: Callable[[torch.Tensor], torch.Tensor] | None
     similarity: Any
     hash: str
     device: str
-    sample_rate: int = 16000
 
 
 def load_system(options: VerifyOptions) -> System:
@@ -193,13 +186,7 @@ def load_system(options: VerifyOptions) -> System:
 
     assert options.model is not None
     model = SpeakerVerifier.from_hparams(options.model, run_opts={"device": device})
-    return System(
-        model.encode_batch,
-        model.similarity,
-        model.fingerprint,
-        device,
-        model.sample_rate,
-    )
+    return System(model.encoder, model.similarity, model.fingerprint, device)
 
 
 def file_hash(path: str | Path) -> str:
@@ -242,18 +229,17 @@ def embed(
     cache: Path | None = Path(options.output_folder) / "cache"
     if options.cache != "auto":
         cache = None if options.cache == "none" else Path(options.cache)
-    return extract(
+    return embed_files(
         system.encoder,
         files,
         device=system.device,
         cache=cache,
-        model_key=system.hash,
+        similarity=system.similarity,
         crops=options.crops,
         crop_seconds=options.crop_seconds,
         bf16=options.precision == "bf16",
         batch_seconds=options.batch_seconds,
         skip_bad=skip_bad,
-        sample_rate=system.sample_rate,
     )
 
 

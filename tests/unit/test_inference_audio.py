@@ -199,7 +199,7 @@ def test_an_hour_is_read_to_the_limit(voice, tmp_path):
             written += len(block)
     recording = read_recording(path)
     assert recording.seconds == LONGEST
-    assert "the first 120 s are used" in recording.notes[0]
+    assert "the first 300 s are used" in recording.notes[0]
 
 
 @pytest.mark.parametrize("name", ["none.wav", "folder", "text.wav", "empty.wav"])

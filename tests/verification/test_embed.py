@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from sb_margins.data import prepare
+from sb_margins.encoder import fingerprint
 from sb_margins.errors import UserError
-from sb_margins.verification.cache import EmbeddingCache, audio_key, module_key
-from sb_margins.verification.extraction import extract
+from sb_margins.verification.embed import EmbeddingCache, audio_key, embed_files
 
 
 class Toy(nn.Module):
@@ -57,7 +57,7 @@ def alone(encoder, path):
 
 def test_each_embedding_is_that_of_the_utterance_alone(corpus, device):
     encoder = Toy().to(device)
-    found = extract(encoder, corpus, device=device, progress=False)
+    found = embed_files(encoder, corpus, device=device, progress=False)
     assert found.ids == list(corpus)
     assert found.matrix.dtype == np.float32
     assert sorted(encoder.rows) == [(1, 19200), (2, 8000), (2, 11200)]
@@ -70,42 +70,42 @@ def test_each_embedding_is_that_of_the_utterance_alone(corpus, device):
 
 
 def test_order_does_not_matter_and_runs_are_identical(corpus):
-    one = extract(Toy(), corpus, progress=False)
-    two = extract(Toy(), dict(reversed(corpus.items())), progress=False, workers=4)
+    one = embed_files(Toy(), corpus, progress=False)
+    two = embed_files(Toy(), dict(reversed(corpus.items())), progress=False, workers=4)
     assert two.ids == one.ids[::-1]
     np.testing.assert_array_equal(one.matrix, two.matrix[::-1])
 
 
 def test_batches_keep_to_their_size(corpus):
     encoder = Toy()
-    extract(encoder, corpus, batch_seconds=0.6, progress=False)
+    embed_files(encoder, corpus, batch_seconds=0.6, progress=False)
     assert all(rows == 1 for rows, _ in encoder.rows)
 
 
 def test_train_mode_comes_back(corpus):
     encoder = Toy().train()
-    extract(encoder, corpus, progress=False)
+    embed_files(encoder, corpus, progress=False)
     assert encoder.training
 
 
 def test_crops_are_averaged(corpus):
     encoder = Toy()
-    found = extract(encoder, corpus, crops=3, crop_seconds=0.3, progress=False)
+    found = embed_files(encoder, corpus, crops=3, crop_seconds=0.3, progress=False)
     wav, _ = soundfile.read(corpus["u1"], dtype="float32")
     pieces = np.stack([wav[s : s + 4800] for s in (0, 3200, 6400)])
     with torch.no_grad():
         expected = encoder(torch.from_numpy(pieces)).mean(0)
     np.testing.assert_allclose(found.matrix[1], expected, atol=1e-5)
-    whole = extract(encoder, corpus, crops=3, crop_seconds=9.0, progress=False)
-    plain = extract(encoder, corpus, progress=False)
+    whole = embed_files(encoder, corpus, crops=3, crop_seconds=9.0, progress=False)
+    plain = embed_files(encoder, corpus, progress=False)
     np.testing.assert_array_equal(whole.matrix, plain.matrix)
     with pytest.raises(UserError, match="crops"):
-        extract(encoder, corpus, crops=-1)
+        embed_files(encoder, corpus, crops=-1)
 
 
 def test_bf16_is_close(corpus):
-    plain = extract(Toy(), corpus, progress=False).matrix
-    half = extract(Toy(), corpus, bf16=True, progress=False).matrix
+    plain = embed_files(Toy(), corpus, progress=False).matrix
+    half = embed_files(Toy(), corpus, bf16=True, progress=False).matrix
     assert half.dtype == np.float32
     assert 0 < np.abs(half - plain).max() < 0.02 * np.abs(plain).max()
 
@@ -113,7 +113,7 @@ def test_bf16_is_close(corpus):
 def test_manifests_are_taken(tiny_corpus, tmp_path):
     prepared = prepare("folder", tiny_corpus, tmp_path / "data")
     manifest = prepared.manifest("train")
-    found = extract(Toy(), manifest, progress=False)
+    found = embed_files(Toy(), manifest, progress=False)
     assert found.ids == [u.id for u in manifest]
 
 
@@ -129,57 +129,57 @@ def test_broken_audio_is_named_after_the_rest_is_done(corpus, tmp_path):
     corpus["cut"].write_bytes(content[: len(content) // 3])
     cache = tmp_path / "cache"
     with pytest.raises(UserError, match="4 of 9 .*cut.*empty.*gone.*text") as told:
-        extract(Toy(), corpus, cache=cache, progress=False)
+        embed_files(Toy(), corpus, cache=cache, progress=False)
     assert "--skip-bad" in str(told.value) and "no such file" in str(told.value)
     encoder = Toy()
-    found = extract(encoder, corpus, cache=cache, skip_bad=True, progress=False)
+    found = embed_files(encoder, corpus, cache=cache, skip_bad=True, progress=False)
     assert [*found.skipped] == ["cut", "empty", "gone", "text"]
     assert found.ids == ["u0", "u1", "u2", "u3", "stereo"]
     assert not encoder.rows  # all of the good ones were kept
-    with pytest.raises(UserError, match="no utterance"):
-        extract(Toy(), {"gone": corpus["gone"]}, skip_bad=True, progress=False)
+    with pytest.raises(UserError, match="1 of 1 audio files are unusable"):
+        embed_files(Toy(), {"gone": corpus["gone"]}, skip_bad=True, progress=False)
 
 
 def test_broken_models_are_told(corpus):
     with pytest.raises(UserError, match="5 of 5 embeddings are NaN .*u0"):
-        extract(lambda wavs: wavs[:, :3] / 0, corpus, progress=False)
+        embed_files(lambda wavs: wavs[:, :3] / 0, corpus, progress=False)
 
 
 def test_cache_is_keyed_by_model_audio_and_options(corpus, tmp_path, make_voice):
     cache = tmp_path / "cache"
-    first = extract(Toy(), corpus, cache=cache, progress=False)
+    first = embed_files(Toy(), corpus, cache=cache, progress=False)
     encoder = Toy()
-    again = extract(encoder, corpus, cache=cache, progress=False)
+    again = embed_files(encoder, corpus, cache=cache, progress=False)
     np.testing.assert_array_equal(first.matrix, again.matrix)
     assert not encoder.rows
     other = Toy()
     with torch.no_grad():
         other.conv.bias.add_(1)
-    assert module_key(other) != module_key(encoder)
-    extract(other, corpus, cache=cache, progress=False)
+    assert fingerprint(other) != fingerprint(encoder)
+    embed_files(other, corpus, cache=cache, progress=False)
     assert other.rows
-    extract(encoder, corpus, cache=cache, bf16=True, progress=False)
+    embed_files(encoder, corpus, cache=cache, bf16=True, progress=False)
     assert len(encoder.rows) == 3
     encoder.rows.clear()
     before = audio_key(corpus["u0"])
     soundfile.write(corpus["u0"], make_voice(30, 0, 0.5), 16000)
     os.utime(corpus["u0"], ns=(1, 1))
     assert audio_key(corpus["u0"]) != before
-    changed = extract(encoder, corpus, cache=cache, progress=False)
+    changed = embed_files(encoder, corpus, cache=cache, progress=False)
     assert encoder.rows == [(2, 8000)]  # its whole batch, as a fresh run makes it
     assert (changed.matrix[0] != first.matrix[0]).any()
-    with pytest.raises(UserError, match="model_key"):
-        extract(lambda wavs: wavs[:, :3], corpus, cache=cache)
+    with pytest.raises(UserError, match="needs a torch.nn.Module"):
+        embed_files(lambda wavs: wavs[:, :3], corpus, cache=cache)
 
 
 def test_damaged_parts_are_made_again(corpus, tmp_path):
     cache = tmp_path / "cache"
-    first = extract(Toy(), corpus, cache=cache, progress=False)
+    first = embed_files(Toy(), corpus, cache=cache, progress=False)
     (part,) = cache.glob("*/part-*.npz")
     part.write_bytes(part.read_bytes()[:100])
-    again = extract(Toy(), corpus, cache=cache, progress=False)
+    again = embed_files(Toy(), corpus, cache=cache, progress=False)
     np.testing.assert_array_equal(first.matrix, again.matrix)
-    assert len(EmbeddingCache(cache, module_key(Toy()), "whole")) == len(corpus)
+    assert len(EmbeddingCache(cache, fingerprint(Toy()), "whole")) == len(corpus)
 
 
 SLOW = """
@@ -200,11 +200,11 @@ class Slow(torch.nn.Module):
 """
 SCRIPT = """
 import sys
-from sb_margins.verification import extraction
+from sb_margins.verification import embed
 from slow_encoder import Slow
-extraction.FLUSH_SECONDS = 0.0
+embed.FLUSH_SECONDS = 0.0
 files = {f"u{i}": f"{sys.argv[1]}/u{i}.wav" for i in range(40)}
-extraction.extract(Slow(0.1), files, cache=sys.argv[2], batch_seconds=1)
+embed.embed_files(Slow(0.1), files, cache=sys.argv[2], batch_seconds=1)
 """
 
 
@@ -219,7 +219,7 @@ def test_killed_and_continued_gives_the_same_file(tmp_path, make_voice, monkeypa
 
     def run(cache, out):
         encoder = Slow(0.0)
-        found = extract(
+        found = embed_files(
             encoder, files, cache=tmp_path / cache, batch_seconds=1, progress=False
         )
         found.save(tmp_path / out)

@@ -1,0 +1,414 @@
+"""Embeddings of many files: no padding, resumable, unusable audio named.
+
+One batcher: files of exactly equal length share a batch, because padding would change
+the embeddings. One cache: a folder per model and way of embedding holds parts that are
+written once, whole or not at all, so that a killed run continues and several lists and
+processes share the work.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from sb_margins.audio import LONGEST, SAMPLE_RATE, audio_info, read_recording
+from sb_margins.encoder import SpeakerEncoder, fingerprint
+from sb_margins.errors import UserError, listed
+from sb_margins.files import read_arrays, write_text, write_whole
+from sb_margins.similarity import similarity_from
+from sb_margins.verification.embeddings import Embeddings
+
+FLUSH_SECONDS = 10.0  # a run that is killed loses at most so much work
+READ_AHEAD = 2  # batches
+
+
+class _Row(NamedTuple):
+    """The embedding of one file, what is poor about it, and its length in seconds."""
+
+    vector: np.ndarray
+    notes: list[str]
+    seconds: float
+
+
+def embed_files(
+    encoder: Callable[[Tensor], Tensor],
+    files: Any,
+    *,
+    similarity: Any = None,
+    device: str | torch.device = "cpu",
+    cache: str | Path | None = None,
+    crops: int = 0,
+    crop_seconds: float = 4.0,
+    bf16: bool = False,
+    batch_seconds: float = 120.0,
+    skip_bad: bool = False,
+    progress: bool = True,
+    workers: int = 2,
+) -> Embeddings:
+    """Embed files whole (or as averaged crops), never padded.
+
+    What is batched together depends on the files asked for alone, so that a run that
+    was killed and continued gives the same numbers.
+
+    Arguments
+    ---------
+    encoder : callable
+        A `SpeakerEncoder`, or any function of a float32 tensor [B, T] of speech on
+        ``device``, rows of equal true length, to [B, D]. A module is put in eval mode
+        meanwhile; its ``sample_rate`` is what files are read at, else 16 kHz.
+    files : Manifest, mapping or iterable of pairs
+        Names and audio files.
+    similarity : optional
+        How the embeddings are to be compared; kept with them.
+    device : str or torch.device
+        Where the encoder is.
+    cache : str or Path, optional
+        Folder of embeddings already made, keyed by the model's fingerprint and the
+        file (path, size, time of change); filled every ten seconds.
+    crops : int
+        0: the whole file. Else: the mean of the embeddings of so many crops, evenly
+        spaced (voxceleb_trainer's protocol has ten).
+    crop_seconds : float
+        Length of a crop; shorter files are taken whole.
+    bf16 : bool
+        Run the encoder under bfloat16 autocast.
+    batch_seconds : float
+        Most audio in one batch.
+    skip_bad : bool
+        Leave out unusable audio and list it in ``skipped``; otherwise an error names
+        all such files once the rest is done.
+    progress : bool
+        Show a progress bar (on a terminal).
+    workers : int
+        Threads that read audio ahead.
+
+    Returns
+    -------
+    Embeddings
+        In the order of the files.
+
+    Raises
+    ------
+    UserError
+        When audio is unusable (without ``skip_bad``) or embeddings are not finite.
+    """
+    if crops < 0 or crop_seconds <= 0 or batch_seconds <= 0:
+        raise UserError("crops must be >= 0, crop_seconds and batch_seconds > 0")
+    paths = _paths_of(files)
+    rate = int(getattr(encoder, "sample_rate", SAMPLE_RATE))
+    crop = round(crop_seconds * rate) if crops else 0
+    model = _fingerprint_of(encoder, similarity)
+    store = None
+    if cache is not None:
+        if model is None:
+            raise UserError(
+                "a cache of embeddings needs a torch.nn.Module: nothing else tells "
+                f"models apart, and the encoder is a {type(encoder).__name__}"
+            )
+        way = f"crops={crops}x{crop_seconds:g}" if crops else "whole"
+        store = EmbeddingCache(cache, model, way + (",bf16" if bf16 else ""))
+    with (
+        ThreadPoolExecutor(max(1, workers)) as pool,
+        _eval_mode(encoder),
+    ):
+        lengths, skipped = _lengths(paths, rate, pool)
+        keys = {name: audio_key(paths[name]) for name in lengths} if store else {}
+        done = {n: store[k] for n, k in keys.items() if k in store} if store else {}
+        batches = [
+            batch
+            for batch in _batches(lengths, int(batch_seconds * rate))
+            if not all(name in done for name in batch)
+        ]
+        total = sum(len(batch) for batch in batches)
+        bar = tqdm(
+            total=len(lengths),
+            initial=len(lengths) - total,
+            desc="embeddings",
+            unit="file",
+            disable=None if progress and total else True,  # None: on a terminal only
+        )
+        try:
+            saved = time.monotonic()
+            for names, read in _read_ahead(batches, paths, rate, pool):
+                usable = {}
+                for name, outcome in zip(names, read, strict=True):
+                    if isinstance(outcome, str):
+                        skipped[name] = outcome
+                    else:
+                        usable[name] = outcome
+                if not all(name in done for name in usable):
+                    wavs = {name: recording.wav for name, recording in usable.items()}
+                    vectors = _embed(encoder, wavs, crops, crop, device, bf16)
+                    for name, vector in vectors.items():
+                        recording = usable[name]
+                        row = _Row(vector, recording.notes, recording.seconds)
+                        done[name] = row
+                        if store is not None:
+                            store.add(keys[name], row)
+                bar.update(len(names))
+                if store is not None and time.monotonic() - saved > FLUSH_SECONDS:
+                    store.flush()
+                    saved = time.monotonic()
+        finally:
+            bar.close()
+            if store is not None:
+                store.flush()
+    if skipped and not (skip_bad and done):
+        reasons = [f"{name} ({why})" for name, why in sorted(skipped.items())]
+        raise UserError(
+            f"{len(skipped)} of {len(paths)} audio files are unusable: "
+            f"{listed(reasons)}. Repair them, or leave them out (--skip-bad, "
+            "skip_bad=True)"
+        )
+    return _result(paths, done, skipped, model, similarity)
+
+
+def _result(
+    paths: Mapping[str, Path],
+    done: Mapping[str, _Row],
+    skipped: Mapping[str, str],
+    model: str | None,
+    similarity: Any,
+) -> Embeddings:
+    """Embeddings in the order asked for, or an error when some are not finite."""
+    ids = [name for name in paths if name in done]
+    if not ids:
+        raise UserError("no audio files were given")
+    matrix = np.stack([done[name].vector for name in ids])
+    broken = [ids[i] for i in np.flatnonzero(~np.isfinite(matrix).all(axis=1))]
+    if broken:
+        raise UserError(
+            f"{len(broken)} of {len(ids)} embeddings are NaN or infinite: "
+            f"{listed(broken)}. The model is broken: did its training diverge?"
+        )
+    return Embeddings(
+        ids,
+        matrix,
+        dict(sorted(skipped.items())),
+        {name: done[name].seconds for name in ids},
+        {name: done[name].notes for name in ids if done[name].notes},
+        model,
+        None if similarity is None else similarity_from(similarity).settings(),
+    )
+
+
+def _paths_of(files: Any) -> dict[str, Path]:
+    """Names and files of a manifest, a mapping or pairs."""
+    if hasattr(files, "path"):  # a Manifest
+        return {u.id: Path(files.path(u)) for u in files}
+    pairs = files.items() if isinstance(files, Mapping) else files
+    return {str(name): Path(path) for name, path in pairs}
+
+
+def _fingerprint_of(encoder: Any, similarity: Any) -> str | None:
+    if isinstance(encoder, SpeakerEncoder):
+        return encoder.fingerprint(similarity)
+    return fingerprint(encoder) if isinstance(encoder, nn.Module) else None
+
+
+@contextmanager
+def _eval_mode(encoder: Any) -> Iterator[None]:
+    """A module in evaluation mode, for a while."""
+    if not isinstance(encoder, nn.Module) or not encoder.training:
+        yield
+        return
+    encoder.eval()
+    try:
+        yield
+    finally:
+        encoder.train()
+
+
+def _lengths(
+    paths: Mapping[str, Path], rate: int, pool: ThreadPoolExecutor
+) -> tuple[dict[str, int], dict[str, str]]:
+    """Lengths in samples at the model's rate by the headers; and unusable files."""
+
+    def length(path: Path) -> int | str:
+        try:
+            info = audio_info(path)
+        except UserError as error:
+            return str(error)
+        return min(-(-info.frames * rate // info.rate), round(LONGEST * rate))
+
+    lengths, unusable = {}, {}
+    for name, found in zip(paths, pool.map(length, paths.values()), strict=True):
+        if isinstance(found, int):
+            lengths[name] = found
+        else:
+            unusable[name] = found
+    return lengths, unusable
+
+
+def _batches(lengths: Mapping[str, int], most_samples: int) -> list[list[str]]:
+    """Names of files of one length, longest first (memory fails early)."""
+    groups: dict[int, list[str]] = {}
+    for name, length in lengths.items():
+        groups.setdefault(length, []).append(name)
+    batches = []
+    for length in sorted(groups, reverse=True):
+        size = max(1, most_samples // max(1, length))
+        names = sorted(groups[length])
+        batches += [names[i : i + size] for i in range(0, len(names), size)]
+    return batches
+
+
+def _read_ahead(
+    batches: list[list[str]],
+    paths: Mapping[str, Path],
+    rate: int,
+    pool: ThreadPoolExecutor,
+) -> Iterator[tuple[list[str], list[Any]]]:
+    """Batches with their recordings, or why a file is unusable."""
+
+    def read(name: str) -> Any:
+        try:
+            return read_recording(paths[name], rate)
+        except UserError as error:
+            return str(error)
+
+    waiting: list[list[Future]] = []
+    for number in range(len(batches) + READ_AHEAD):
+        if number < len(batches):
+            waiting.append([pool.submit(read, name) for name in batches[number]])
+        if number >= READ_AHEAD:
+            futures = waiting.pop(0)
+            yield batches[number - READ_AHEAD], [one.result() for one in futures]
+
+
+def _embed(
+    encoder: Callable[[Tensor], Tensor],
+    wavs: Mapping[str, np.ndarray],
+    crops: int,
+    crop: int,
+    device: str | torch.device,
+    bf16: bool,
+) -> dict[str, np.ndarray]:
+    """Embeddings of the files of one batch."""
+    device = torch.device(device)
+    groups: dict[int, list[str]] = {}
+    for name, wav in wavs.items():  # one group, unless a header has a wrong length
+        groups.setdefault(len(wav), []).append(name)
+    vectors: dict[str, np.ndarray] = {}
+    for names in groups.values():
+        pieces = [piece for name in names for piece in _pieces(wavs[name], crops, crop)]
+        batch = torch.from_numpy(np.stack(pieces))
+        if device.type == "cuda":
+            batch = batch.pin_memory()
+        batch = batch.to(device, non_blocking=True)
+        half = torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()
+        with torch.inference_mode(), half:
+            out = encoder(batch)
+        out = out.float().reshape(len(names), len(pieces) // len(names), -1).mean(dim=1)
+        vectors.update(zip(names, out.cpu().numpy(), strict=True))
+    return vectors
+
+
+def _pieces(wav: np.ndarray, crops: int, crop: int) -> list[np.ndarray]:
+    """The samples, or evenly spaced crops of them."""
+    if not crops or len(wav) <= crop:
+        return [wav]
+    starts = np.linspace(0, len(wav) - crop, crops).round().astype(int)
+    return [wav[start : start + crop] for start in starts]
+
+
+def audio_key(path: str | Path) -> str:
+    """Names an audio file and its state: where it is, how large, changed when."""
+    stat = os.stat(path)
+    text = f"{os.path.realpath(path)}\n{stat.st_size}\n{stat.st_mtime_ns}"
+    return hashlib.blake2b(
+        text.encode(errors="surrogateescape"), digest_size=16
+    ).hexdigest()
+
+
+class EmbeddingCache:
+    """Embeddings of one model, made in one way, by `audio_key`."""
+
+    def __init__(self, folder: str | Path, model: str, way: str) -> None:
+        name = hashlib.blake2b(f"{model}\n{way}".encode(), digest_size=12).hexdigest()
+        self.folder = Path(folder) / name
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"cannot make the cache {folder}: {error.strerror}. Give another one "
+                "with --cache, or none"
+            ) from error
+        about = self.folder / "about.json"
+        if not about.is_file():
+            _warn_of_older(Path(folder))
+            write_text(about, json.dumps({"fingerprint": model, "way": way}) + "\n")
+        self._known: dict[str, _Row] = {}
+        self._new: dict[str, _Row] = {}
+        for path in sorted(self.folder.glob("part-*.npz")):
+            try:
+                part = read_arrays(path)
+                columns = [part[n] for n in ("keys", "embeddings", "notes", "seconds")]
+            except (UserError, KeyError):
+                continue  # cut short by a full disk: its files are embedded again
+            for key, vector, notes, seconds in zip(*columns, strict=False):
+                row = _Row(vector, json.loads(str(notes)), float(seconds))
+                self._known[str(key)] = row
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._known
+
+    def __getitem__(self, key: str) -> _Row:
+        return self._known[key]
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def add(self, key: str, row: _Row) -> None:
+        """Keep one embedding; on disk after the next `flush`."""
+        if key not in self._known:
+            self._known[key] = self._new[key] = row
+
+    def flush(self) -> None:
+        """Write what is new as one more part."""
+        if not self._new:
+            return
+        number = len(list(self.folder.glob("part-*.npz")))
+        while (path := self.folder / f"part-{number:05d}-{os.getpid()}.npz").exists():
+            number += 1
+        vectors, notes, seconds = zip(*self._new.values(), strict=True)
+        with write_whole(path) as temporary, temporary.open("wb") as stream:
+            np.savez(
+                stream,
+                keys=np.array(list(self._new)),
+                embeddings=np.stack(vectors),
+                notes=np.array([json.dumps(n) for n in notes]),
+                seconds=np.array(seconds, np.float64),
+            )
+        self._new.clear()
+
+
+def _warn_of_older(cache: Path) -> None:
+    """Say it when a cache holds embeddings that this version does not use."""
+    older: Iterable[Path] = cache.glob("*/about.json")
+    for about in older:
+        try:
+            old = "fingerprint" not in json.loads(about.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if old:
+            warnings.warn(
+                f"the cache {cache} holds embeddings of an older version of "
+                f"sb_margins ({about.parent.name}, ...); they are not used, because "
+                "that version did not tell all models apart. Delete them",
+                stacklevel=5,
+            )
+            return
