@@ -262,7 +262,7 @@ def audio_info(path: str | Path, decode: str = "header") -> AudioInfo:
                 seconds = frames / file.samplerate
                 notes = [f"is truncated: its {seconds:.2f} s cannot be read to the end"]
         if frames <= 0:
-            raise UserError(f"{path} holds no samples")
+            raise UserError(f"{path} is too short: it holds no samples")
         return AudioInfo(frames, file.samplerate, file.channels, notes)
 
 

@@ -95,8 +95,6 @@ def write_json(path: str | Path, content: Any) -> None:
 
 def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     """All arrays of an ``.npz`` file; nothing pickled is read."""
-    damage = (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError)
-    damage += (zipfile.BadZipFile, zlib.error, NotImplementedError, MemoryError)
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(member.file_size for member in archive.infolist())
@@ -104,7 +102,10 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
                 raise ValueError(f"it unpacks to {size} bytes")
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except damage as error:
+    except (
+        *(OSError, ValueError, KeyError, EOFError, TypeError, AttributeError),
+        *(NotImplementedError, MemoryError, zipfile.BadZipFile, zlib.error),
+    ) as error:
         why = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UserError(f"{path} cannot be read as an .npz file: {why}") from error
 

@@ -112,8 +112,7 @@ def read_geometry(result: CellResult) -> Geometry | None:
     parts = read_results(result.cell.folder)
     if parts.head is None:
         return None
-    names = ("compute_features", "mean_var_norm", "embedding_model")
-    encoder = SpeakerEncoder(*(parts.modules[n] for n in names)).eval()
+    encoder = SpeakerEncoder.from_modules(parts.modules).eval()
     classifier = parts.head.classifier
     return Geometry(result, encoder, classifier, similarity_of(parts.head))
 

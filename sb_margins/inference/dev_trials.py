@@ -56,8 +56,7 @@ def dev_scores(
         return None
     if not prepared.data_root.is_dir():
         return None
-    names = ("compute_features", "mean_var_norm", "embedding_model")
-    encoder = SpeakerEncoder(*(modules[name] for name in names)).eval()
+    encoder = SpeakerEncoder.from_modules(modules).eval()
     encoder.to(device)
     trials = read_trials(prepared.trials("dev"))
     with torch.no_grad():

@@ -125,8 +125,11 @@ def embed_files(
         _eval_mode(encoder),
     ):
         lengths, skipped = _lengths(paths, rate, pool)
-        keys = {name: audio_key(paths[name]) for name in lengths} if store else {}
-        done = {n: store[k] for n, k in keys.items() if k in store} if store else {}
+        keys: dict[str, str] = {}
+        done: dict[str, _Row] = {}
+        if store is not None:
+            keys = {name: audio_key(paths[name]) for name in lengths}
+            done = {name: store[key] for name, key in keys.items() if key in store}
         batches = [
             batch
             for batch in _batches(lengths, int(batch_seconds * rate))
@@ -167,7 +170,10 @@ def embed_files(
             if store is not None:
                 store.flush()
     if skipped and not (skip_bad and done):
-        reasons = [f"{name} ({why})" for name, why in sorted(skipped.items())]
+        reasons = [
+            why if name in why else f"{name} ({why})"
+            for name, why in sorted(skipped.items())
+        ]
         raise UserError(
             f"{len(skipped)} of {len(paths)} audio files are unusable: "
             f"{listed(reasons)}. Repair them, or leave them out (--skip-bad, "

@@ -145,7 +145,7 @@ def bad(tmp_path, wav, rate=RATE, subtype="FLOAT"):
 
 ERRORS = {
     "10 ms": (lambda v: v[:160], "too short: 0.010 s"),
-    "nothing": (lambda v: v[:0], "too short: 0.000 s"),
+    "nothing": (lambda v: v[:0], "too short: it holds no samples"),
     "zeros": (np.zeros_like, "is silent"),
     "constant": (lambda v: np.full_like(v, 0.5), "is silent"),
     "whisper of noise": (lambda v: v * 1e-5, "is silent"),

@@ -17,6 +17,7 @@ from sb_margins.errors import UserError
 from sb_margins.inference import EnrolledSet, SpeakerVerifier
 from sb_margins.inference.commands.verify_files import meaning
 from sb_margins.similarity import CosineSimilarity, PoincareSimilarity
+from sb_margins.verification import embed
 
 
 @pytest.fixture(scope="module")
@@ -104,8 +105,13 @@ def test_scores_do_not_depend_on_the_batch_or_the_order(model, files):
 
 def test_files_are_read_once(model, files, monkeypatch):
     seen = []
-    read = model.read
-    monkeypatch.setattr(model, "read", lambda path: seen.append(path) or read(path))
+    read = embed.read_recording
+
+    def note(path, *rest):
+        seen.append(str(path))
+        return read(path, *rest)
+
+    monkeypatch.setattr(embed, "read_recording", note)
     paths = [str(path) for path in files.values()]
     model.verify_list([(a, b) for a in paths for b in paths])
     assert sorted(seen) == sorted(paths)

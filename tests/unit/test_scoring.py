@@ -205,10 +205,10 @@ def test_embedding_files(tmp_path):
     again.save(tmp_path / "e.npz")
     assert (tmp_path / "e.npz").read_bytes() == first
     np.savez(tmp_path / "bad.npz", ids=np.array(["a"]))
-    with pytest.raises(UserError, match="cannot read embeddings"):
+    with pytest.raises(UserError, match="bad.npz has the arrays ids; an .npz of"):
         Embeddings.load(tmp_path / "bad.npz")
     np.savez(tmp_path / "nan.npz", ids=np.array(["a"]), matrix=np.full((1, 2), np.nan))
-    with pytest.raises(UserError, match="1 of 1 embeddings .* not finite: a"):
+    with pytest.raises(UserError, match="1 of 1 embeddings .* NaN or infinite: a"):
         Embeddings.load(tmp_path / "nan.npz")
 
 
