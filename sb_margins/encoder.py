@@ -110,8 +110,8 @@ class SpeakerEncoder(nn.Module):
         absent = [name for name in ENCODER_MODULES if name not in modules]
         if absent:
             raise UserError(f"the model lacks the modules {', '.join(absent)}")
-        parts: Any = [modules[name] for name in ENCODER_MODULES]
-        return cls(*parts, sample_rate=sample_rate)
+        parts = {name: modules[name] for name in ENCODER_MODULES}
+        return cls(**parts, sample_rate=sample_rate)  # type: ignore[arg-type]
 
     def forward(self, wavs: Tensor) -> Tensor:
         """Embeddings of waveforms.

@@ -13,11 +13,12 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
-
-import numpy as np
+from typing import IO, TYPE_CHECKING, Any
 
 from sb_margins.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @contextmanager
@@ -95,6 +96,8 @@ def write_json(path: str | Path, content: Any) -> None:
 
 def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     """All arrays of an ``.npz`` file; nothing pickled is read."""
+    import numpy as np
+
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(member.file_size for member in archive.infolist())
