@@ -18,8 +18,8 @@ COMMANDS = {
     "losses": ("sb_margins.select", "the losses: equation, defaults, source"),
     "prepare": ("sb_margins.data.command", "make manifests and trial lists"),
     "train": ("sb_margins.training.command", "train a verifier from a YAML"),
-    "compare": ("sb_margins.comparison.command", "losses side by side: one report"),
-    "plot-loss": ("sb_margins.comparison.plot_loss", "draw losses and gradients"),
+    "compare": ("sb_margins.commands.compare", "losses side by side: one report"),
+    "plot-loss": ("sb_margins.commands.plot_loss", "draw losses and gradients"),
     "verify": ("sb_margins.verification.command", "score trial lists with a model"),
     "metrics": ("sb_margins.commands.metrics", "EER, minDCF of a score file"),
     "export": (

@@ -143,3 +143,13 @@ def parse(
     keywords: dict[str, Any] = {} if defaults is None else {"default": defaults}
     sys.stdout.flush()
     return tyro.cli(settings, args=list(argv), prog=f"sb-margins {verb}", **keywords)
+
+
+def parse_known(
+    settings: type[Settings], argv: Sequence[str], verb: str
+) -> tuple[Settings, list[str]]:
+    """``parse`` that also returns the flags it does not know, in their order."""
+    sys.stdout.flush()
+    return tyro.cli(
+        settings, args=list(argv), prog=f"sb-margins {verb}", return_unknown_args=True
+    )

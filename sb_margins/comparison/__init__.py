@@ -1,1 +1,1 @@
-"""Losses side by side: plan, trainings, statistics, pictures, report."""
+"""Losses side by side: plan, runs, statistics, geometry, report."""

@@ -1,158 +1,91 @@
-"""Cells on disk: which are finished, which were cut off, which are somebody else's."""
+"""Cells on disk: finished, interrupted, or of another comparison."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from sb_margins.comparison.plan import (
-    Cell,
-    Plan,
-    data_fingerprint,
-    fingerprint,
-    settings_of_cell,
-)
+from sb_margins.comparison.plan import Cell, Plan, configuration_hash, data_hash
 from sb_margins.data import Prepared
 from sb_margins.errors import UserError
-from sb_margins.files import write_json
+from sb_margins.files import hash_file, write_json
 from sb_margins.training.checks import check_same_run
+from sb_margins.training.run import settings_of
 
 MARKER = "finished.json"
-
-
-def _hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def results_of(folder: Path) -> list[Path]:
-    """The files of a finished cell that a report is made of.
-
-    Example
-    -------
-    >>> [path.name for path in results_of(Path("cell"))]
-    ['history.csv', 'metrics.json', 'run.json']
-    """
-    fixed = [folder / name for name in ("history.csv", "metrics.json", "run.json")]
-    return fixed + sorted(folder.glob("scores_*.txt"))
+RESULTS = ("history.csv", "metrics.json", "run.json")  # and scores_*.txt
 
 
 def mark_finished(cell: Cell, plan: Plan, **facts: Any) -> None:
-    """Write the marker of a finished cell: last, and in one step.
-
-    Arguments
-    ---------
-    cell : Cell
-    plan : Plan
-    **facts
-        What else to keep, e.g. the seconds it took.
-
-    Raises
-    ------
-    UserError
-        When its results are not all there.
-
-    Example
-    -------
-    >>> from sb_margins.comparison.variants import Variant
-    >>> cell = Cell(Variant("am"), 1, getfixture("tmp_path"))
-    >>> plan = Plan(Path("t.yaml"), [], [cell.variant], [1], Path("out"), "am")
-    >>> mark_finished(cell, plan)
-    Traceback (most recent call last):
-    ...
-    sb_margins.errors.UserError: am, seed 1: the training ended without history.csv...
-    """
-    files = results_of(cell.folder)
+    """Write the marker of a finished cell, last of all, with hashes of its results."""
+    scores = sorted(cell.folder.glob("scores_*.txt"))
+    files = [cell.folder / name for name in RESULTS] + scores
     for path in files:
         if not path.is_file():
             raise UserError(
-                f"{cell.label}: the training ended without {path.name}; see "
+                f"{cell.label}: the run ended without {path.name}; see "
                 f"{cell.folder / 'train.log'}"
             )
-    if not list(cell.folder.glob("scores_*.txt")):
+    if not scores:
         raise UserError(
             f"{cell.label}: there are no trial lists to compare on. Give the corpus "
             "trials, or speakers with two utterances in its dev and test splits"
         )
-    told = {
-        "configuration": fingerprint(plan.config(cell)),
-        "data": data_fingerprint(Prepared.load(cell.folder / "data")),
-        "files": {path.name: _hash(path) for path in files},
+    marker = {
+        "configuration": configuration_hash(plan.config(cell)),
+        "data": data_hash(Prepared.load(cell.folder / "data")),
+        "files": {path.name: hash_file(path) for path in files},
         **facts,
     }
-    write_json(cell.folder / MARKER, told)
+    write_json(cell.folder / MARKER, marker)
 
 
-def finished(cell: Cell, plan: Plan, data: str) -> dict[str, Any] | None:
-    """The marker of a cell that need not be trained again.
+def finished_marker(cell: Cell, plan: Plan, data: str) -> dict[str, Any] | None:
+    """The marker of a finished cell; None when it is still to be trained.
 
-    Arguments
-    ---------
-    cell : Cell
-    plan : Plan
-    data : str
-        ``data_fingerprint`` of the comparison's corpus.
-
-    Returns
-    -------
-    dict or None
-        None when it is not finished: the training goes on where it was.
-
-    Raises
-    ------
-    UserError
-        When the folder holds another configuration, other data, or results that are
-        not what was written.
-
-    Example
-    -------
-    >>> from sb_margins.comparison.variants import Variant
-    >>> cell = Cell(Variant("am"), 1, getfixture("tmp_path"))
-    >>> plan = Plan(Path("t.yaml"), [], [cell.variant], [1], Path("out"), "am")
-    >>> finished(cell, plan, "") is None
-    True
+    Refuses a folder of another configuration, of other data (``data`` is the hash of
+    the comparison's corpus), or with results that were changed later.
     """
-    folder = cell.folder
-    _drop_torn(folder)
+    folder, path = cell.folder, cell.folder / MARKER
+    _remove_torn(folder)
+    config = plan.config(cell)
     if (folder / "run.json").is_file():
-        check_same_run(folder, settings_of_cell(plan.config(cell)))
-    path = folder / MARKER
+        check_same_run(folder, settings_of(config.plain))
     if not path.is_file():
         return None
-    again = f"Delete {folder} to have it trained again"
+    again = f"Delete {folder} to train it again"
     try:
         marker = json.loads(path.read_text(encoding="utf-8"))
-        files = dict(marker["files"])
-        told = marker["configuration"], marker["data"]
+        hashes = dict(marker["files"])
+        configuration, marked_data = marker["configuration"], marker["data"]
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a marker of ours ({error}). {again}") from error
-    for name, before in files.items():
+        raise UserError(f"{path} is not a valid marker ({error}). {again}") from error
+    for name, value in hashes.items():
         if not (folder / name).is_file():
             raise UserError(
-                f"{cell.label} is marked finished but has no {name}. {again}"
+                f"{cell.label} is marked as finished but has no {name}. {again}"
             )
-        if _hash(folder / name) != before:
-            raise UserError(f"{folder / name} was changed after the training. {again}")
-    if told[0] != fingerprint(plan.config(cell)):
+        if hash_file(folder / name) != value:
+            raise UserError(f"{folder / name} was changed after the run. {again}")
+    elsewhere = "Choose another --output-folder, or delete it"
+    if configuration != configuration_hash(config):
         raise UserError(
-            f"{folder} was trained with another version of {plan.path.name} or other "
-            f"run options. Choose another --output, or delete it"
+            f"{folder} was trained with another version of {plan.yaml.name}, or with "
+            f"other run options. {elsewhere}"
         )
-    if told[1] != data:
+    if marked_data != data:
         raise UserError(
             f"{folder} was trained and evaluated on other data than this comparison "
-            "(its manifests or trial lists differ): such figures cannot stand in one "
-            "table. Choose another --output, or delete it"
+            "(its manifests or trial lists differ): the results cannot be compared. "
+            f"{elsewhere}"
         )
     return marker
 
 
-def _drop_torn(folder: Path) -> None:
-    """Remove what a kill in the first moments left half-written."""
+def _remove_torn(folder: Path) -> None:
+    """Delete a folder that was killed before its first checkpoint, half-written."""
     path = folder / "run.json"
     if not path.is_file():
         return
@@ -161,48 +94,7 @@ def _drop_torn(folder: Path) -> None:
     except (ValueError, KeyError, TypeError) as error:
         if list((folder / "save").glob("CKPT*")) or (folder / MARKER).exists():
             raise UserError(
-                f"{path} is damaged, so it is not known what {folder} holds. Delete "
-                "the folder to have it trained again"
+                f"{path} is damaged, so the settings of {folder} are not known. Delete "
+                "the folder to train it again"
             ) from error
         shutil.rmtree(folder)
-
-
-@contextmanager
-def locked(output: Path) -> Iterator[IO[str]]:
-    """Only one comparison at a time works in a folder.
-
-    The lock goes on to the trainings: while one of them lives, also when the
-    comparison itself was killed, nobody else writes there.
-
-    Arguments
-    ---------
-    output : Path
-
-    Yields
-    ------
-    file
-        To be passed to the processes that train.
-
-    Raises
-    ------
-    UserError
-        When another one is at work.
-
-    Example
-    -------
-    >>> with locked(getfixture("tmp_path")) as lock:
-    ...     lock.closed
-    False
-    """
-    import fcntl
-
-    output.mkdir(parents=True, exist_ok=True)
-    with open(output / ".lock", "w", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError(
-                f"another comparison, or a training of one, is at work in {output}. "
-                "Wait for it, or choose another --output"
-            ) from error
-        yield file

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from sb_margins.comparison.document import Block, Heading, Picture, Table, Text
 from sb_margins.comparison.embeddings import (
-    MOST_TRAIN,
-    Geometry,
+    TrainedModel,
     about_speakers,
+    choose_points,
     embed,
     evenly,
-    read_geometry,
+    read_model,
 )
-from sb_margins.comparison.results import Comparison, System
-from sb_margins.data import Manifest
-from sb_margins.plots.geometry import (
+from sb_margins.comparison.measures import (
     Agreement,
     gromov_delta,
     hierarchy,
@@ -26,214 +25,156 @@ from sb_margins.plots.geometry import (
     speaker_distances,
     tree_fit,
 )
-from sb_margins.plots.hyperbolic_map import disc_map, plane_map
-from sb_margins.plots.maps import Map, choose_points, plot_maps, plot_radii
+from sb_margins.comparison.projection import disc_map, plane_map
+from sb_margins.comparison.results import Comparison, System
+from sb_margins.data import Manifest
+from sb_margins.plots.maps import Map, plot_maps, plot_radii
 
+MOST_TRAIN = 600  # utterances of training speakers
 MOST_PROTOTYPES = 40
-IN_ONE_PICTURE = 9
+IN_ONE_PLOT = 9
 
 
-def draw_geometry(comparison: Comparison, folder: Path) -> list[Block]:
-    """Figures and measures of the embeddings, one setting of each loss.
+def describe_geometry(comparison: Comparison, folder: Path) -> dict[str, Any] | None:
+    """What the template shows of the embeddings, one setting of each loss.
 
-    Arguments
-    ---------
-    comparison : Comparison
-    folder : Path
-        Where the PNGs go.
-
-    Returns
-    -------
-    list of blocks
-
-    Example
-    -------
-    >>> spread([0.5])
-    '0.500'
+    Draws the maps and radii into ``folder``; None when no head is one of ours.
     """
     split = comparison.tests[0]
     manifest = comparison.prepared.manifest(split)
-    systems = [comparison.chosen(loss) for loss in comparison.losses]
-    models: dict[str, Geometry] = {}
-    for system in systems:
-        model = read_geometry(system.typical)
+    systems, models = [], {}
+    for system in (comparison.chosen(loss) for loss in comparison.losses):
+        model = read_model(system.typical)
         if model is not None:
-            models[system.variant.label] = model
+            systems.append(system)
+            models[system.label] = model
     if not models:
-        return []
-    found = {name: embed(model, manifest, split) for name, model in models.items()}
-    blocks: list[Block] = [Heading("Geometry of the embeddings")]
-    blocks += _maps(models, found, manifest, split, folder)
-    known = [s for s in systems if s.variant.label in models]
-    blocks.append(_measures(known, manifest, split))
-    blocks += _radii(comparison, models, folder)
-    return blocks
+        return None
+    speakers = [u.spk_id for u in manifest]
+    rows = choose_points(speakers)
+    maps = {
+        label: _map(
+            model, embed(model, manifest, split)[rows], [speakers[r] for r in rows]
+        )
+        for label, model in models.items()
+    }
+    paths = []
+    for start in range(0, len(maps), IN_ONE_PLOT):
+        paths.append(folder / f"maps_{start // IN_ONE_PLOT + 1}.png")
+        plot_maps(dict(list(maps.items())[start : start + IN_ONE_PLOT]), paths[-1])
+    levels = hierarchy(sorted(set(speakers)), about_speakers(manifest))
+    return {
+        "split": split,
+        "maps": paths,
+        "mapped_speakers": len({speakers[r] for r in rows}),
+        "levels": list(levels),
+        "rows": [_measures(system, manifest, split, levels) for system in systems],
+        **_draw_radii(comparison, models, folder / "radii.png"),
+    }
 
 
-def spread(values: Sequence[float], form: str = ".3f") -> str:
-    """Mean and standard deviation over seeds, in a table.
+def mean_and_spread(values: Sequence[float], form: str = ".3f") -> str:
+    """Mean and standard deviation (n - 1), NaN as a dash.
 
-    Example
-    -------
-    >>> spread([0.1, 0.3]), spread([0.25], "+.2f")
+    >>> mean_and_spread([0.1, 0.3]), mean_and_spread([0.25], "+.2f")
     ('0.200 ± 0.141', '+0.25')
     """
-    text = format(float(np.mean(values)), form)
+    mean = float(np.mean(values))
+    if math.isnan(mean):
+        return "-"
+    text = format(mean, form)
     if len(values) > 1:
         text += f" ± {format(float(np.std(values, ddof=1)), form.lstrip('+'))}"
     return text
 
 
-def shown(agreements: Sequence[Agreement]) -> str:
-    """A correlation over seeds and the largest of its p-values, in a table.
+def _map(model: TrainedModel, points: np.ndarray, speakers: list[str]) -> Map:
+    prototypes = model.prototypes
+    if prototypes is not None:
+        count = min(MOST_PROTOTYPES, len(prototypes))
+        rows = np.linspace(0, len(prototypes) - 1, count).astype(int)
+        points = np.concatenate([points, prototypes[rows]])
+        speakers = speakers + [""] * count
+    distances = model.among(points)
+    if model.hyperbolic:
+        places, stress = disc_map(distances, model.radii(points))
+        return Map(places, speakers, stress, model.edge)
+    places, stress = plane_map(distances)
+    return Map(places, speakers, stress)
 
-    Example
-    -------
-    >>> shown([Agreement(0.123, 0.04, 10), Agreement(0.143, 0.02, 10)])
-    '+0.13 ± 0.01 (0.040)'
-    >>> shown([Agreement(float("nan"), float("nan"), 0)])
-    '-'
-    """
-    values = [one.correlation for one in agreements]
-    if np.isnan(values).any():
-        return "-"
-    return f"{spread(values, '+.2f')} ({max(one.p_value for one in agreements):.3f})"
 
-
-def _maps(
-    models: dict[str, Geometry],
-    found: dict[str, np.ndarray],
-    manifest: Manifest,
-    split: str,
-    folder: Path,
-) -> list[Block]:
+def _measures(
+    system: System, manifest: Manifest, split: str, levels: dict[str, np.ndarray]
+) -> list[str]:
+    """A row of the table: means over the seeds of a system."""
     speakers = [u.spk_id for u in manifest]
-    rows = choose_points(speakers)
-    maps = {}
-    for name, model in models.items():
-        points = found[name][rows]
-        told = [speakers[row] for row in rows]
-        prototypes = model.prototypes
-        if prototypes is not None:
-            many = min(MOST_PROTOTYPES, len(prototypes))
-            at = np.linspace(0, len(prototypes) - 1, many).astype(int)
-            points = np.concatenate([points, prototypes[at]])
-            told += [""] * many
-        d = model.distances(points, points)
-        d = (d + d.T) / 2
-        np.fill_diagonal(d, 0.0)
-        if model.hyperbolic:
-            places, stress = disc_map(d, model.radii(points))
-            maps[name] = Map(places, told, stress, model.edge())
-        else:
-            places, stress = plane_map(d)
-            maps[name] = Map(places, told, stress)
-    blocks: list[Block] = []
-    names = list(maps)
-    for start in range(0, len(names), IN_ONE_PICTURE):
-        path = folder / f"maps_{start // IN_ONE_PICTURE + 1}.png"
-        plot_maps({n: maps[n] for n in names[start : start + IN_ONE_PICTURE]}, path)
-        blocks.append(
-            Picture(
-                path,
-                f"Embeddings of {len({speakers[r] for r in rows})} speakers of {split} "
-                "(one colour and mark a speaker) and prototypes of training speakers. "
-                "Hyperbolic models on the Poincaré disc, by least squares on their "
-                "hyperbolic distances and radii; others in the plane, on their angles. "
-                "Stress: the share of the distances that two dimensions get wrong. "
-                "The seed with the median dev EER.",
-                wide=True,
-            )
-        )
-    return blocks
+    deltas, fits = [], []
+    agreements: dict[str, list[Agreement]] = {name: [] for name in levels}
+    for result in system.results:
+        model = read_model(result)
+        assert model is not None
+        distances = model.among(embed(model, manifest, split))
+        deltas.append(gromov_delta(distances))
+        fits.append(tree_fit(distances))
+        _, between = speaker_distances(distances, speakers)
+        for name, level in levels.items():
+            agreements[name].append(mantel(between, level))
+    cells = [system.label, mean_and_spread(deltas), mean_and_spread(fits)]
+    for several in agreements.values():
+        text = mean_and_spread([a.correlation for a in several], "+.2f")
+        if text != "-":
+            text += f" ({max(a.p_value for a in several):.3f})"
+        cells.append(text)
+    return cells
 
 
-def _measures(systems: Sequence[System], manifest: Manifest, split: str) -> Table:
-    speakers = [u.spk_id for u in manifest]
-    levels = hierarchy(sorted(set(speakers)), about_speakers(manifest))
-    head = ["system", "Gromov delta", "tree fit", *levels]
-    rows = []
-    for system in systems:
-        deltas, fits = [], []
-        agreements: dict[str, list[Agreement]] = {name: [] for name in levels}
-        for result in system.results:
-            model = read_geometry(result)
-            assert model is not None
-            points = embed(model, manifest, split)
-            d = model.distances(points, points)
-            d = (d + d.T) / 2
-            np.fill_diagonal(d, 0.0)
-            _, between = speaker_distances(d, speakers)
-            deltas.append(gromov_delta(d))
-            fits.append(tree_fit(d))
-            for name, level in levels.items():
-                agreements[name].append(mantel(between, level))
-        row = [system.variant.label, spread(deltas), spread(fits)]
-        rows.append(row + [shown(found) for found in agreements.values()])
-    told = (
-        "The other columns: Spearman correlation between the mean distance of two "
-        "speakers and their distance in the corpus's own hierarchy (the largest p of "
-        "the seeds, by permuting speakers 999 times, not corrected); "
-        "hierarchy: language > gender > child or adult, as far as the manifest tells."
-        if levels
-        else "The manifest tells neither gender, age nor language that differ: there "
-        "is no hierarchy to agree with."
-    )
-    caption = (
-        f"{split}; means over seeds ± standard deviation; each model in its own "
-        "distance (Poincaré, or the angle). Gromov "
-        "delta: relative to half of the diameter, 0 for a tree. Tree fit: cophenetic "
-        f"correlation with an average-linkage tree, 1 for a tree. {told}"
-    )
-    return Table(head, rows, caption)
-
-
-def _radii(
-    comparison: Comparison, models: dict[str, Geometry], folder: Path
-) -> list[Block]:
-    from scipy.stats import spearmanr
-
+def _draw_radii(
+    comparison: Comparison, models: dict[str, TrainedModel], path: Path
+) -> dict[str, Any]:
+    """Radius of the prototypes on a ball against how confusable their speakers are."""
     balls = {
-        name: model
-        for name, model in models.items()
+        label: model
+        for label, model in models.items()
         if model.hyperbolic and model.prototypes is not None
     }
     if not balls:
-        return []
+        return {"radii": None, "flat": []}
     train = comparison.prepared.manifest("train")
     few = evenly(train, MOST_TRAIN)
-    number = {s: i for i, s in enumerate(train.speakers)}
-    own = np.array([number[u.spk_id] for u in few])
-    told = {}
-    for name, model in balls.items():
+    number = {speaker: i for i, speaker in enumerate(train.speakers)}
+    classes = np.array([number[u.spk_id] for u in few])
+    systems = {}
+    for label, model in balls.items():
         prototypes = model.prototypes
         assert prototypes is not None
-        prototypes = prototypes[: len(number)]  # unchanged voices come first
-        d = model.distances(embed(model, few, "train_few"), prototypes)
-        at = np.arange(len(own)), own
-        mine = d[at].copy()
-        d[at] = np.inf
-        behind = mine - d.min(1)
-        known = np.unique(own)
-        confusable = np.array([behind[own == s].mean() for s in known])
-        radii = model.radii(prototypes)[known]
-        if np.ptp(radii) < 1e-6:
-            rho = p = float("nan")
-        else:
-            rho, p = spearmanr(radii, confusable)
-        told[name] = (radii, confusable, float(rho), float(p))
-    path = folder / "radii.png"
-    plot_radii(told, path)
-    caption = (
-        "Distance of the training speakers' prototypes from the origin against how "
-        "confusable a speaker is: the distance of its training utterances to its own "
-        "prototype minus that to the nearest other one, on average (above 0: taken for "
-        "somebody else)."
-    )
-    flat = [name for name, one in told.items() if np.isnan(one[2])]
-    blocks: list[Block] = [Picture(path, caption, wide=True)]
-    if flat:
-        blocks.append(
-            Text(f"All prototypes have the same radius (the edge): {'; '.join(flat)}.")
-        )
-    return blocks
+        prototypes = prototypes[: len(number)]  # of voices at unchanged speed
+        distances = model.distances(embed(model, few, "train_few"), prototypes)
+        radii = model.radii(prototypes)
+        systems[label] = radius_against_confusability(radii, distances, classes)
+    plot_radii(systems, path)
+    flat = [label for label, one in systems.items() if math.isnan(one[2])]
+    return {"radii": path, "flat": flat}
+
+
+def radius_against_confusability(
+    radii: np.ndarray, distances: np.ndarray, classes: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, float, float]:
+    """Of the speakers in ``classes`` [N]: radii, confusabilities, Spearman's rho and p.
+
+    ``distances`` [N, C] are those of utterances to prototypes. A speaker's
+    confusability is the distance to its own prototype minus that to the nearest other
+    one, on average. rho is NaN when all radii are equal.
+    """
+    from scipy.stats import spearmanr
+
+    rows = np.arange(len(classes))
+    others = distances.copy()
+    others[rows, classes] = np.inf
+    behind = distances[rows, classes] - others.min(1)
+    known = np.unique(classes)
+    confusable = np.array([behind[classes == c].mean() for c in known])
+    radii = radii[known]
+    if np.ptp(radii) < 1e-6:
+        return radii, confusable, math.nan, math.nan
+    rho, p = spearmanr(radii, confusable)
+    return radii, confusable, float(rho), float(p)

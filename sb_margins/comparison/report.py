@@ -1,366 +1,317 @@
-"""The report: one self-contained page, and the same in Markdown."""
+"""The report: one self-contained HTML page, the same in Markdown, numbers as JSON."""
 
 from __future__ import annotations
 
+import base64
 import json
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sb_margins.comparison.document import (
-    Block,
-    Code,
-    Heading,
-    Table,
-    Text,
-    to_html,
-    to_markdown,
-)
-from sb_margins.comparison.pictures import draw_pictures
-from sb_margins.comparison.results import Comparison, System
-from sb_margins.comparison.statistics import METRICS, Figure, figures
-from sb_margins.files import write_json, write_text
-from sb_margins.training.checks import FREE_TO_CHANGE
-from sb_margins.verification.metrics import Metric
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
-SYNTHETIC = (
-    "The corpus is synthetic: eSpeak NG voices, made on the spot. It shows that "
-    "everything runs; its figures say nothing about real speech."
-)
+from sb_margins import select
+from sb_margins.comparison.geometry import describe_geometry, mean_and_spread
+from sb_margins.comparison.results import Comparison, System
+from sb_margins.comparison.statistics import Difference, Estimate, Statistics, analyse
+from sb_margins.files import write_json, write_text
+from sb_margins.plots.curves import plot_learning
+from sb_margins.plots.det import plot_det
+from sb_margins.plots.histogram import plot_histograms
+from sb_margins.plots.style import COLOURS
+from sb_margins.training.checks import FREE_TO_CHANGE
+from sb_margins.verification.metrics import Metric, standard_metrics, threshold_at
+
+METRICS = standard_metrics((0.01,))[:2]  # EER and minDCF(0.01)
 
 
 def write_report(
     comparison: Comparison,
     command: str,
     *,
+    metrics: Sequence[Metric] = METRICS,
     replicates: int = 2000,
     geometry: bool = True,
-    minutes: float | None = None,
 ) -> Path:
-    """Write ``report.html``, ``report.md``, ``report.json`` and ``figures/``.
+    """Write ``report.html``, ``report.md``, ``report.json``, ``figures/``; the page.
 
-    Arguments
-    ---------
-    comparison : Comparison
-    command : str
-        What reproduces it.
-    replicates : int
-        Of the bootstrap.
-    geometry : bool
-        Whether to picture the embeddings (they are extracted once more).
-    minutes : float, optional
-        The budget, when training time was made equal instead of updates.
-
-    Returns
-    -------
-    Path
-        The HTML page.
-
-    Example
-    -------
-    >>> import inspect
-    >>> inspect.signature(write_report).parameters["replicates"].default
-    2000
+    ``command`` reproduces the comparison; without ``geometry`` no embeddings are
+    extracted.
     """
-    output = comparison.plan.output
-    tables = {
-        name: figures(comparison, name, replicates=replicates)
-        for name in comparison.tests
+    output, contrasts = comparison.plan.output, comparison.contrasts
+    statistics = {}
+    for name in comparison.tests:
+        statistics[name] = analyse(
+            comparison.runs(name),
+            comparison.labels(name),
+            comparison.sides[name],
+            contrasts,
+            metrics,
+            replicates=replicates,
+        )
+    figures = output / "figures"
+    figures.mkdir(parents=True, exist_ok=True)
+    for old in figures.glob("*.png"):
+        old.unlink()
+    content = {
+        "title": f"Losses compared on {Path(comparison.prepared.data_root).name}",
+        "comparison": comparison,
+        "command": command,
+        "replicates": replicates,
+        "conclusions": {
+            name: _conclusions(comparison, one, metrics)
+            for name, one in statistics.items()
+        },
+        "lists": [
+            _list_table(comparison, name, one, metrics, replicates)
+            for name, one in statistics.items()
+        ],
+        "training": _training_table(comparison),
+        "plots": _draw(comparison, figures),
+        "geometry": describe_geometry(comparison, figures) if geometry else None,
+        **_settings(comparison),
+        **_origin(comparison),
     }
-    corpus = Path(comparison.prepared.data_root).name
-    title = f"Losses compared on {corpus}"
-    blocks: list[Block] = [Heading(title, 1), *_summary(comparison, tables, minutes)]
-    blocks.append(Heading("Results"))
-    for name, table in tables.items():
-        blocks += _results(comparison, name, table, replicates)
-    blocks += [Heading("Training"), _training(comparison), *_choice(comparison)]
-    blocks += draw_pictures(comparison, output / "figures", geometry=geometry)
-    blocks += _settings(comparison)
-    blocks += _reproduction(comparison, command)
-    write_json(output / "report.json", _numbers(comparison, tables, command))
-    write_text(output / "report.md", to_markdown(blocks, output))
-    page = output / "report.html"
-    write_text(page, to_html(blocks, title))
-    return page
+    write_json(output / "report.json", _numbers(comparison, statistics, command))
+    write_text(output / "report.md", _render(content, "markdown.j2", output))
+    write_text(output / "report.html", _render(content, "html.j2", output))
+    return output / "report.html"
 
 
-def _summary(
-    comparison: Comparison,
-    tables: Mapping[str, Mapping[str, Mapping[str, Figure]]],
-    minutes: float | None,
-) -> list[Block]:
-    base = comparison.baseline.variant.label
-    seeds = len(comparison.plan.seeds)
-    equal = (
-        f"as many epochs as fit in {minutes:g} minutes for each"
-        if minutes
-        else "the same number of updates for each"
+def _render(content: dict[str, Any], page: str, folder: Path) -> str:
+    """Fill the template; ``page`` has the macros of a format."""
+
+    def one_line(text: str) -> str:
+        return type(text)(" ".join(text.split()))  # type of HTML stays
+
+    def data_uri(path: Path) -> str:
+        return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+    environment = Environment(
+        loader=PackageLoader("sb_margins.comparison"),
+        autoescape=page == "html.j2",
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    counted = f"{seeds} seed{'s' if seeds > 1 else ''}"
-    blocks: list[Block] = [
-        Text(
-            f"{len(comparison.systems)} systems x {counted}; {equal}, from the same "
-            "initial encoder weights and the same order of crops for a seed. The "
-            f"baseline is {base}."
-        )
-    ]
-    for name, table in tables.items():
-        told = []
-        for metric in METRICS:
-            name_of, words = metric.name, metric.label
-            better = [k for k, row in table.items() if row[name_of].better]
-            worse = [
-                k
-                for k, row in table.items()
-                if row[name_of].significant and row[name_of].change > 0
-            ]
-            if better:
-                told.append(f"significantly lower {words} than {base}: {_join(better)}")
-            if worse:
-                told.append(f"significantly higher {words} than {base}: {_join(worse)}")
-            if not better and not worse and len(table) > 1:
-                told.append(f"no significant difference in {words} from {base}")
-        if told:
-            where = f"On {name}" + (", of these single trainings" if seeds < 2 else "")
-            blocks.append(Text(f"{where}: {'. '.join(_capital(t) for t in told)}."))
-    if seeds < 2:
-        blocks.append(
-            Text(
-                "One seed says nothing about the luck of initial weights and data "
-                "order: take differences as anecdotes."
-            )
-        )
-    if comparison.missing:
-        blocks.append(Text(f"Not finished, and left out: {_join(comparison.missing)}."))
-    if any(_first(s).settings.get("corpus") == "demo" for s in comparison.systems):
-        blocks.append(Text(SYNTHETIC))
-    return blocks
+    environment.filters |= {
+        "one_line": one_line,
+        "data_uri": data_uri,
+        "relative": lambda path: path.relative_to(folder).as_posix(),
+    }
+    text = environment.get_template("report.j2").render(content, page=page)
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
-def _join(names: Sequence[str]) -> str:
-    return "; ".join(names)
+def _conclusions(
+    comparison: Comparison, statistics: Statistics, metrics: Sequence[Metric]
+) -> list[str]:
+    """What is significant on a list, in sentences without full stops."""
+    base = comparison.baseline.label
+    lines = []
+    for metric in metrics:
+        rows = {k[0]: row[metric.name] for k, row in statistics.differences.items()}
+        lower = "; ".join(label for label, one in rows.items() if one.better)
+        higher = "; ".join(label for label, one in rows.items() if one.worse)
+        if lower:
+            lines.append(f"Significantly lower {metric.label} than {base}: {lower}")
+        if higher:
+            lines.append(f"Significantly higher {metric.label} than {base}: {higher}")
+        if rows and not lower and not higher:
+            lines.append(f"No significant difference in {metric.label} from {base}")
+    return lines
 
 
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def _first(system: System) -> Any:
-    return system.results[0]
-
-
-def _results(
+def _list_table(
     comparison: Comparison,
     name: str,
-    table: Mapping[str, Mapping[str, Figure]],
+    statistics: Statistics,
+    metrics: Sequence[Metric],
     replicates: int,
-) -> list[Block]:
-    trials = comparison.trials[name]
-    assert trials.labels is not None
-    targets = int(trials.labels.sum())
-    speakers = 1 + max(int(side.max()) for side in comparison.sides[name])
+) -> dict[str, Any]:
+    """The results on a trial list."""
+    labels = comparison.labels(name)
+    base = comparison.baseline.label
     head = ["system"]
-    for metric in METRICS:
+    for metric in metrics:
         head += [f"{metric.heading} ± sd", "95 % interval", "change", "p (Holm)"]
     rows = []
-    for label, row in table.items():
-        cells = [label]
-        for metric in METRICS:
-            cells += _cells(row[metric.name], metric)
-        rows.append(cells)
-    base = comparison.baseline.variant.label
-    least = 2 / (replicates + 1) * 2 * (len(table) - 1)
-    few = (
-        f" With {replicates} replicates p cannot fall below {least:.2g}: raise "
-        "--replicates to see significance."
-        if least >= 0.05
-        else ""
-    )
-    caption = (
-        f"{name}: {targets:,} target and {len(trials) - targets:,} non-target trials "
-        f"of {speakers} speakers. Mean over seeds ± standard deviation; the interval "
-        f"is over speakers ({replicates} bootstrap replicates); change is relative to "
-        f"{base}; p is of the paired difference over speakers and seeds, corrected by "
-        f"Holm for the {2 * (len(table) - 1)} comparisons of this table; * marks "
-        "p < 0.05. "
-    )
-    return [Heading(f"{name}", 3), Table(head, rows, caption.strip() + few)]
+    for label, estimates in statistics.estimates.items():
+        row = [label]
+        differences = statistics.differences.get((label, base), {})
+        for metric in metrics:
+            row += _estimate_cells(metric, estimates[metric.name])
+            row += _difference_cells(differences.get(metric.name))
+        rows.append(row)
+    comparisons = len(metrics) * len(statistics.differences)
+    return {
+        "name": name,
+        "head": head,
+        "rows": rows,
+        "targets": int(labels.sum()),
+        "nontargets": len(labels) - int(labels.sum()),
+        "speakers": 1 + max(int(side.max()) for side in comparison.sides[name]),
+        "comparisons": comparisons,
+        "least_p": 2 / (replicates + 1) * comparisons,
+    }
 
 
-def _cells(figure: Figure, metric: Metric) -> list[str]:
-    mean = metric.number(figure.mean)
-    if not math.isnan(figure.spread):
-        mean += f" ± {metric.number(figure.spread)}"
-    cells = [mean, f"{metric.number(figure.low)} to {metric.number(figure.high)}"]
-    if math.isnan(figure.p_value):
-        return [*cells, "baseline" if math.isnan(figure.change) else "-", "-"]
-    star = " *" if figure.significant else ""
-    change = "-" if math.isnan(figure.change) else f"{100 * figure.change:+.1f} %"
-    return [*cells, change, f"{figure.p_holm:.3f}{star}"]
+def _estimate_cells(metric: Metric, one: Estimate) -> list[str]:
+    mean = metric.number(one.mean)
+    if not math.isnan(one.spread):
+        mean += f" ± {metric.number(one.spread)}"
+    return [mean, f"{metric.number(one.low)} to {metric.number(one.high)}"]
 
 
-def _training(comparison: Comparison) -> Table:
-    head = ["system", "dev EER % ± sd", "chosen", "seeds", "updates", "minutes"]
-    head += ["best epoch", "of", "accuracy %"]
+def _difference_cells(one: Difference | None) -> list[str]:
+    if one is None:
+        return ["baseline", "-"]
+    if math.isnan(one.p_value):
+        return ["-", "-"]
+    change = "-" if math.isnan(one.change) else f"{100 * one.change:+.1f} %"
+    return [change, f"{one.p_holm:.3f}{' *' if one.significant else ''}"]
+
+
+def _training_table(comparison: Comparison) -> dict[str, Any]:
     rows = []
     for system in comparison.systems:
-        results = system.results
+        loss, results = system.variant.loss, system.results
+        settings = results[0].settings
+        chosen = "yes" if comparison.chosen(loss) is system else "no"
         dev = [100 * r.best.get("EER", math.nan) for r in results]
-        own = [s for s in comparison.systems if s.variant.loss == system.variant.loss]
-        chosen = comparison.chosen(system.variant.loss) is system
-        rows.append(
-            [
-                system.variant.label,
-                _mean(dev, 2, spread=True),
-                ("yes" if chosen else "no") + f" (of {len(own)})",
-                str(len(results)),
-                f"{_updates(comparison, system):,}",
-                _mean([r.minutes for r in results], 1),
-                ", ".join(f"{r.best['epoch']:.0f}" for r in results),
-                str(int(results[0].settings.get("number_of_epochs", 1))),
-                _mean([100 * r.best.get("accuracy", math.nan) for r in results], 1),
-            ]
-        )
-    caption = (
-        "The weights that are evaluated are those of the epoch with the lowest dev "
-        "EER, which also chooses between the settings of a loss. Minutes are of "
-        "training with its dev evaluations, as measured beside whatever else ran. Best "
-        "epoch: one number a seed. Accuracy: of the training crops, without margin, at "
-        "that epoch."
-    )
-    return Table(head, rows, caption)
+        accuracy = [100 * r.best.get("accuracy", math.nan) for r in results]
+        row = [
+            system.label,
+            mean_and_spread(dev, ".2f"),
+            f"{chosen} (of {len(comparison.settings_of(loss))})",
+            str(len(results)),
+            f"{_updates(comparison, settings):,}",
+            _mean([r.minutes for r in results]),
+            ", ".join(f"{r.best['epoch']:.0f}" for r in results),
+            str(int(settings.get("number_of_epochs", 1))),
+            _mean(accuracy),
+        ]
+        rows.append(row)
+    head = ["system", "dev EER % ± sd", "chosen", "seeds", "updates", "minutes"]
+    return {"head": [*head, "best epoch", "of", "accuracy %"], "rows": rows}
 
 
-def _mean(values: Sequence[float], digits: int, spread: bool = False) -> str:
-    import statistics
-
-    mean = statistics.fmean(values)
-    if math.isnan(mean):
-        return "-"
-    text = f"{mean:.{digits}f}"
-    if spread and len(values) > 1:
-        text += f" ± {statistics.stdev(values):.{digits}f}"
-    return text
+def _mean(values: Sequence[float]) -> str:
+    mean = math.fsum(values) / len(values)
+    return "-" if math.isnan(mean) else f"{mean:.1f}"
 
 
-def _updates(comparison: Comparison, system: System) -> int:
-    """Optimiser updates of one training (without adaptive accumulation)."""
-    settings = _first(system).settings
-    count = len(comparison.prepared.manifest("train"))
-    crops = count * (settings.get("crops_per_utterance") or 1)
+def _updates(comparison: Comparison, settings: dict[str, Any]) -> int:
+    """Optimiser updates of a run (without adaptive accumulation)."""
+    utterances = len(comparison.prepared.manifest("train"))
+    crops = utterances * (settings.get("crops_per_utterance") or 1)
     steps = crops // settings.get("batch_size", 32)
     factor = settings.get("grad_accumulation_factor") or 1
     return int(settings.get("number_of_epochs", 1)) * -(-steps // factor)
 
 
-def _choice(comparison: Comparison) -> list[Block]:
-    told = []
-    for loss in comparison.losses:
-        own = [s for s in comparison.systems if s.variant.loss == loss]
-        best = comparison.chosen(loss).variant.label
-        many = f"{len(own)} setting{'s' if len(own) > 1 else ''}"
-        told.append(f"{loss}: {many} tried" + (f", {best} chosen" * (len(own) > 1)))
-    return [
-        Text(
-            f"Settings tried: {_join(told)}. Choices are made by the mean EER of the "
-            "dev trials alone; the speakers of the other lists choose nothing. All "
-            "settings that were tried are in the tables."
-        )
-    ]
+def _draw(comparison: Comparison, folder: Path) -> dict[str, Any]:
+    """Draw all plots but those of the geometry; their paths, for the template."""
+    base, systems = comparison.baseline, comparison.systems
+    plots: dict[str, Any] = {"learning": {}, "det": [], "scores": {}}
+    histories = {s.label: [r.rows for r in s.results] for s in systems}
+    for key in ("EER", "accuracy"):
+        if any(key in row for rows in histories[base.label] for row in rows):
+            path = plots["learning"][key] = folder / f"learning_{key.lower()}.png"
+            plot_learning(histories, path, key=key, baseline=base.label)
+    others = [s for s in systems if s is not base]
+    size = len(COLOURS) - 1  # besides the baseline
+    groups = [others[i : i + size] for i in range(0, len(others), size)] or [[]]
+    for name in comparison.tests:
+        labels = comparison.labels(name)
+        for number, group in enumerate(groups, 1):
+            several = len(groups) > 1
+            title = f"{name} ({number} of {len(groups)})" if several else name
+            path = folder / f"det_{name}_{number}.png"
+            scores = {s.label: s.typical.scores[name] for s in [base, *group]}
+            plot_det({k: (v, labels) for k, v in scores.items()}, path, title=title)
+            plots["det"].append({"path": path, "title": title, "several": several})
+        path = plots["scores"][name] = folder / f"scores_{name}.png"
+        densities = {}
+        for system in systems:
+            scores_of = system.typical.scores[name]
+            threshold = threshold_at(scores_of, labels)
+            densities[system.label] = (scores_of, labels, threshold, score_unit(system))
+        plot_histograms(densities, path)
+    return plots
 
 
-def _settings(comparison: Comparison) -> list[Block]:
-    from sb_margins import select
+def score_unit(system: System) -> str:
+    """What a score of a system is."""
+    geometry = system.variant.head().classifier.geometry
+    return "minus Poincaré distance" if geometry == "poincare" else "cosine"
 
+
+def _settings(comparison: Comparison) -> dict[str, Any]:
+    """Settings of the losses, those shared by all runs, and whether voices are made."""
     rows = []
-    for system in comparison.systems:
-        variant = system.variant
-        asked = dict(variant.settings)
-        values = {**select.settings(variant.loss), **asked}
+    for variant in (system.variant for system in comparison.systems):
+        values = {**select.settings(variant.loss), **dict(variant.settings)}
         text = ", ".join(f"{k}={v}" for k, v in values.items() if v is not None)
         rows.append([variant.label, text])
-    blocks: list[Block] = [
-        Heading("Settings"),
-        Table(["system", "settings of its loss"], rows, left=(1,)),
-    ]
-    every = [r.settings for s in comparison.systems for r in s.results]
-    keys = sorted(set().union(*every))
-    same = {
-        k: every[0].get(k)
-        for k in keys
-        if all(e.get(k) == every[0].get(k) for e in every)
-    }
+    every = [result.settings for result in comparison.results()]
+    first = every[0]
     shared = ", ".join(
-        f"{k}={json.dumps(v)}"
-        for k, v in same.items()
-        if k not in FREE_TO_CHANGE and k != "loss_options"
+        f"{key}={json.dumps(first[key])}"
+        for key in sorted(first)
+        if key not in FREE_TO_CHANGE
+        and key != "loss_options"
+        and all(key in one and one[key] == first[key] for one in every)
     )
-    blocks.append(Text(f"Shared by all trainings: {shared}."))
-    return blocks
+    synthetic = any(one.get("corpus") == "demo" for one in every)
+    return {"settings": rows, "shared": shared, "synthetic": synthetic}
 
 
-def _reproduction(comparison: Comparison, command: str) -> list[Block]:
-    results = [r for s in comparison.systems for r in s.results]
-    versions = [r.versions for r in results]
-    text = ", ".join(f"{k} {v}" for k, v in sorted(versions[0].items()))
-    blocks: list[Block] = [
-        Heading("Reproduction"),
-        Text(
-            "The same command continues an unfinished comparison, leaves finished "
-            "trainings alone, and writes this report again:"
-        ),
-        Code(command),
-        Text(f"Versions: {text}."),
-    ]
-    if any(v != versions[0] for v in versions):
-        blocks.append(
-            Text(
-                "Attention: not all trainings were made with the same versions; "
-                "run.json in each cell's folder tells which."
-            )
-        )
-    machines = []
-    for result in results:
-        told = result.marker.get("machine", {})
-        words = ", ".join(f"{k} {v}" for k, v in sorted(told.items()))
+def _origin(comparison: Comparison) -> dict[str, Any]:
+    """Versions and machines of the runs."""
+    versions, machines = [], []
+    for result in comparison.results():
+        versions.append(result.versions)
+        facts = result.marker.get("machine", {})
+        text = ", ".join(f"{key} {value}" for key, value in sorted(facts.items()))
         device = result.settings.get("device") or "cpu"
-        jobs = result.marker.get("jobs", 1)
-        machines.append(f"{words}; {device}; {jobs} at a time")
-    blocks.append(Text(f"Trained on: {_join(list(dict.fromkeys(machines)))}."))
-    blocks.append(
-        Text(
-            "Two trainings of a cell on the same CPU with the same number of threads "
-            "are equal bit for bit."
-        )
-    )
-    return blocks
+        machines.append(f"{text}; {device}; {result.marker.get('jobs', 1)} at a time")
+    first = versions[0]
+    return {
+        "versions": ", ".join(f"{k} {v}" for k, v in sorted(first.items())),
+        "mixed_versions": any(one != first for one in versions),
+        "machines": list(dict.fromkeys(machines)),
+    }
 
 
 def _numbers(
-    comparison: Comparison,
-    tables: Mapping[str, Mapping[str, Mapping[str, Figure]]],
-    command: str,
+    comparison: Comparison, statistics: dict[str, Statistics], command: str
 ) -> dict[str, Any]:
     """The tables, for programs."""
-
-    def plain(figure: Figure) -> dict[str, float | None]:
-        values = vars(figure).items()
-        return {k: None if math.isnan(v) else v for k, v in values}
-
+    base = comparison.baseline.label
+    lists: dict[str, Any] = {}
+    for name, one in statistics.items():
+        for label, estimates in one.estimates.items():
+            differences = one.differences.get((label, base), {})
+            for metric, estimate in estimates.items():
+                values = dict(vars(estimate))
+                difference = differences.get(metric)
+                if difference is not None:
+                    renamed = {"low": "difference_low", "high": "difference_high"}
+                    values |= {
+                        renamed.get(k, k): v for k, v in vars(difference).items()
+                    }
+                plain = {k: None if math.isnan(v) else v for k, v in values.items()}
+                lists.setdefault(name, {}).setdefault(label, {})[metric] = plain
     return {
-        "baseline": comparison.baseline.variant.label,
+        "baseline": base,
         "command": command,
         "chosen_on_dev": {
-            loss: comparison.chosen(loss).variant.label for loss in comparison.losses
+            loss: comparison.chosen(loss).label for loss in comparison.losses
         },
-        "lists": {
-            name: {
-                label: {metric: plain(f) for metric, f in row.items()}
-                for label, row in table.items()
-            }
-            for name, table in tables.items()
-        },
+        "lists": lists,
         "missing": comparison.missing,
         "seeds": comparison.plan.seeds,
     }

@@ -1,15 +1,17 @@
-"""Finished cells, read back: scores, histories, versions."""
+"""Finished cells read back: scores, histories, settings."""
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from sb_margins.comparison.cells import finished
-from sb_margins.comparison.plan import Cell, Plan, data_fingerprint
+from sb_margins.comparison.cells import finished_marker
+from sb_margins.comparison.plan import Cell, Plan, data_hash
 from sb_margins.comparison.variants import Variant
 from sb_margins.data import Prepared
 from sb_margins.data.trials import Trials, read_trials
@@ -21,31 +23,12 @@ from sb_margins.verification.score_file import read_scores
 
 @dataclass
 class CellResult:
-    """What one training gave.
-
-    Arguments
-    ---------
-    cell : Cell
-    rows : list of dict
-        Its history.
-    scores : dict of str to numpy.ndarray
-        [N] of each trial list.
-    settings, versions, marker : dict
-        From ``run.json`` and ``finished.json``.
-
-    Example
-    -------
-    >>> rows = [{"epoch": 1, "EER": 0.3, "seconds": 60}, {"epoch": 2, "EER": 0.2}]
-    >>> cell: Any = None
-    >>> result = CellResult(cell, rows, {}, {}, {}, {})
-    >>> result.best["epoch"], result.minutes
-    (2, 1.0)
-    """
+    """A finished run: its history, and its scores [N] of each trial list."""
 
     cell: Cell
     rows: list[Row]
     scores: dict[str, np.ndarray]
-    settings: dict[str, Any]
+    settings: dict[str, Any]  # from run.json
     versions: dict[str, str]
     marker: dict[str, Any]
 
@@ -58,39 +41,29 @@ class CellResult:
     def best(self) -> Row:
         """The row of the epoch whose weights were evaluated."""
         trained = [r for r in self.rows if r["epoch"] > 0]
-        if not any("EER" in r for r in trained):
-            return trained[-1]
-        return min((r for r in trained if "EER" in r), key=lambda r: r["EER"])
+        with_eer = [r for r in trained if "EER" in r]
+        return min(with_eer, key=lambda r: r["EER"]) if with_eer else trained[-1]
 
 
 @dataclass
 class System:
-    """A variant with its seeds.
-
-    Arguments
-    ---------
-    variant : Variant
-    results : list of CellResult
-        In the order of the seeds.
-
-    Example
-    -------
-    >>> System(Variant("am"), []).variant.label
-    'am'
-    """
+    """A variant with its finished runs, in the order of the seeds."""
 
     variant: Variant
     results: list[CellResult]
 
     @property
+    def label(self) -> str:
+        return self.variant.label
+
+    @property
     def dev_eer(self) -> float:
-        """Mean over seeds of the best dev EER; what chooses between settings."""
-        found = [r.best.get("EER", float("nan")) for r in self.results]
-        return float(np.mean(found))
+        """The mean over seeds of the best dev EER, which chooses between settings."""
+        return float(np.mean([r.best.get("EER", math.nan) for r in self.results]))
 
     @property
     def typical(self) -> CellResult:
-        """The seed in the middle by dev EER: the one that pictures show."""
+        """The run with the median dev EER, which is drawn."""
         ranked = sorted(self.results, key=lambda r: r.best.get("EER", 0.0))
         return ranked[(len(ranked) - 1) // 2]
 
@@ -99,24 +72,8 @@ class System:
 class Comparison:
     """All that a report is made of.
 
-    Arguments
-    ---------
-    plan : Plan
-    prepared : Prepared
-    systems : list of System
-        Those with at least one finished cell.
-    trials : dict of str to Trials
-        By list; dev first.
-    sides : dict of str to pair of numpy.ndarray
-        Speakers of both sides of each trial.
-    missing : list of str
-        Cells that are not finished.
-
-    Example
-    -------
-    >>> nothing: Any = None
-    >>> Comparison(nothing, nothing, [], {"dev": nothing, "test": nothing}, {}).tests
-    ['test']
+    ``trials`` and ``sides`` (speakers of both sides of each trial) are by list, dev
+    first; ``missing`` are the labels of unfinished cells.
     """
 
     plan: Plan
@@ -128,93 +85,96 @@ class Comparison:
 
     @property
     def tests(self) -> list[str]:
-        """The lists that are reported: all but dev (dev when there is no other)."""
+        """The lists that are reported: all but dev, or dev when it is the only one."""
         return [name for name in self.trials if name != "dev"] or list(self.trials)
-
-    def chosen(self, loss: str) -> System:
-        """The setting of a loss with the lowest mean dev EER (the first of equals)."""
-        own = [s for s in self.systems if s.variant.loss == loss]
-        return min(own, key=lambda s: (np.isnan(s.dev_eer), s.dev_eer))
 
     @property
     def losses(self) -> list[str]:
-        """Losses in order."""
         return list(dict.fromkeys(s.variant.loss for s in self.systems))
+
+    def settings_of(self, loss: str) -> list[System]:
+        """The systems of a loss, one for each setting."""
+        return [s for s in self.systems if s.variant.loss == loss]
+
+    def chosen(self, loss: str) -> System:
+        """The setting of a loss with the lowest mean dev EER (the first of equals)."""
+        return min(
+            self.settings_of(loss), key=lambda s: (math.isnan(s.dev_eer), s.dev_eer)
+        )
 
     @property
     def baseline(self) -> System:
-        """What the others are compared with."""
+        """The system that the others are compared with."""
         name = self.plan.baseline
+        if name in self.losses:
+            return self.chosen(name)
         for system in self.systems:
-            if system.variant.label == name and name not in self.losses:
+            if system.label == name:
                 return system
-        if name not in self.losses:
-            raise UserError(
-                f"no cell of the baseline '{name}' is finished: train it, or choose "
-                "another --baseline"
-            )
-        return self.chosen(name)
+        raise UserError(
+            f"no run of the baseline '{name}' is finished: train it, or choose "
+            "another --baseline"
+        )
+
+    @property
+    def contrasts(self) -> list[tuple[str, str]]:
+        """The differences that are tested: every system against the baseline."""
+        base = self.baseline.label
+        return [(s.label, base) for s in self.systems if s.label != base]
+
+    def labels(self, name: str) -> np.ndarray:
+        """The labels [N] of a trial list."""
+        labels = self.trials[name].labels
+        assert labels is not None, "prepared lists have labels"
+        return labels
+
+    def runs(self, name: str) -> dict[str, dict[int, np.ndarray]]:
+        """The scores of a trial list, by system and seed."""
+        return {
+            s.label: {r.cell.seed: r.scores[name] for r in s.results}
+            for s in self.systems
+        }
+
+    def results(self) -> Iterable[CellResult]:
+        return (result for system in self.systems for result in system.results)
 
 
 def load(plan: Plan) -> Comparison:
-    """Read every finished cell of a plan.
-
-    Arguments
-    ---------
-    plan : Plan
-
-    Returns
-    -------
-    Comparison
-
-    Raises
-    ------
-    UserError
-        When no cell is finished, or some are of other data or settings.
-
-    Example
-    -------
-    >>> from pathlib import Path
-    >>> load(Plan(Path("t.yaml"), [], [], [1], Path("nowhere"), "am"))
-    Traceback (most recent call last):
-    ...
-    sb_margins.errors.UserError: nowhere... is not a prepared folder ...
-    """
+    """Read every finished cell of a plan."""
     prepared = Prepared.load(plan.output / "data")
-    data = data_fingerprint(prepared)
+    data = data_hash(prepared)
     trials, sides = {}, {}
     for split in prepared.splits[1:]:
         if prepared.has_trials(split):
             trials[split] = read_trials(prepared.trials(split))
             speakers = {u.id: u.spk_id for u in prepared.manifest(split)}
             sides[split] = speakers_of(trials[split], speakers)
-    found: dict[Variant, list[CellResult]] = {v: [] for v in plan.variants}
+    finished: dict[Variant, list[CellResult]] = {v: [] for v in plan.variants}
     missing = []
     for cell in plan.cells:
-        marker = finished(cell, plan, data)
+        marker = finished_marker(cell, plan, data)
         if marker is None:
             missing.append(cell.label)
         else:
-            found[cell.variant].append(_read(cell, marker, trials))
-    systems = [System(v, results) for v, results in found.items() if results]
+            finished[cell.variant].append(_read(cell, marker, trials))
+    systems = [System(v, results) for v, results in finished.items() if results]
     if not systems:
-        raise UserError(f"no training in {plan.output} is finished: nothing to report")
+        raise UserError(f"no run in {plan.output} is finished: nothing to report")
     return Comparison(plan, prepared, systems, trials, sides, missing)
 
 
 def _read(cell: Cell, marker: dict[str, Any], trials: dict[str, Trials]) -> CellResult:
     run = json.loads((cell.folder / "run.json").read_text(encoding="utf-8"))
     scores = {}
-    for name, asked in trials.items():
+    for name, expected in trials.items():
         path = cell.folder / f"scores_{name}.txt"
         if not path.is_file():
             raise UserError(f"{cell.label} has no scores of the list {name}")
-        told, values = read_scores(path)
-        if told.enrol != asked.enrol or told.test != asked.test:
+        scored, scores[name] = read_scores(path)
+        if scored.enrol != expected.enrol or scored.test != expected.test:
             raise UserError(
-                f"{path} scores other trials than the others: such figures cannot "
-                "stand in one table"
+                f"{path} scores other trials than those of the comparison: the results "
+                "cannot be compared. Delete its folder to train it again"
             )
-        scores[name] = values
     rows = History(cell.folder / "history.csv").rows
     return CellResult(cell, rows, scores, run["settings"], run["versions"], marker)

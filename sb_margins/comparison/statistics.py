@@ -1,203 +1,172 @@
-"""Figures with their uncertainty, and which differences are more than luck."""
+"""Metrics of the systems with their uncertainty, and which differences are significant.
+
+Speakers are resampled under the same draws for all systems, seeds independently of
+them and in pairs: two systems with one seed started from the same weights.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from sb_margins.comparison.results import Comparison, System
 from sb_margins.verification.bootstrap import (
     SEED,
     percentiles,
     resample,
     sign_p_value,
 )
-from sb_margins.verification.metrics import standard_metrics
+from sb_margins.verification.metrics import Metric
 
-METRICS = standard_metrics((0.01,))[:2]  # EER, minDCF(0.01)
+LEVEL = 0.05
+# Scores [N] of each run (a seed) of each system.
+Runs = Mapping[str, Mapping[Any, np.ndarray]]
 
 
 @dataclass(frozen=True)
-class Figure:
-    """One metric of one system on one list.
+class Estimate:
+    """A metric of one system: mean and standard deviation (n - 1) over its runs.
 
-    Arguments
-    ---------
-    mean : float
-        Over seeds.
-    spread : float
-        Standard deviation over seeds (n - 1); NaN with one seed.
-    low, high : float
-        95 % interval of the mean over the speakers.
-    change : float
-        Relative to the baseline's mean; NaN for the baseline.
-    difference_low, difference_high : float
-        95 % interval of the difference to the baseline, over speakers and seeds.
-    p_value : float
-        Of the difference, two-sided, before correction; NaN for the baseline.
-    p_holm : float
-        After Holm's correction.
-
-    Example
-    -------
-    >>> Figure(0.1, 0.01, 0.08, 0.12, -0.2, -0.03, -0.01, 0.001, 0.01).better
-    True
+    ``low`` and ``high`` are the 95 % interval of the mean over speakers; ``spread`` is
+    NaN for a single run.
     """
 
     mean: float
     spread: float
     low: float
     high: float
-    change: float = float("nan")
-    difference_low: float = float("nan")
-    difference_high: float = float("nan")
-    p_value: float = float("nan")
-    p_holm: float = float("nan")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A metric of one system minus that of its reference.
+
+    ``change`` is relative to the reference; ``low`` and ``high`` are the 95 % interval
+    of the difference over speakers and runs; p-values are two-sided, before and after
+    Holm's correction. All are NaN when the two have no common run.
+    """
+
+    change: float
+    low: float
+    high: float
+    p_value: float
+    p_holm: float = math.nan
 
     @property
     def significant(self) -> bool:
-        """Whether the difference survives the correction at 0.05."""
-        return bool(self.p_holm < 0.05)
+        return self.p_holm < LEVEL
 
     @property
     def better(self) -> bool:
-        """Significantly lower than the baseline."""
+        """Significantly lower: all metrics here are error rates or costs."""
         return self.significant and self.change < 0
+
+    @property
+    def worse(self) -> bool:
+        return self.significant and self.change > 0
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Of one trial list: by system and metric, and by contrast and metric."""
+
+    estimates: dict[str, dict[str, Estimate]]
+    differences: dict[tuple[str, str], dict[str, Difference]]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction for many comparisons (Holm, 1979).
+    """Holm's step-down correction for many comparisons (1979); NaN does not count.
 
-    Arguments
-    ---------
-    p_values : sequence of float
-        NaN stays NaN and does not count.
-
-    Returns
-    -------
-    list of float
-        Comparable with the level wanted for all together.
-
-    Example
-    -------
     >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
     [0.03, 0.06, 0.06]
     """
     p = np.asarray(p_values, dtype=float)
     corrected = np.full(len(p), np.nan)
     order = [i for i in np.argsort(p) if not np.isnan(p[i])]
-    running = 0.0
+    largest = 0.0
     for rank, i in enumerate(order):
-        running = max(running, min(1.0, (len(order) - rank) * p[i]))
-        corrected[i] = running
+        largest = max(largest, min(1.0, (len(order) - rank) * p[i]))
+        corrected[i] = largest
     return [float(value) for value in corrected]
 
 
-def figures(
-    comparison: Comparison, name: str, *, replicates: int = 2000, seed: int = SEED
-) -> dict[str, dict[str, Figure]]:
-    """Every system's figures on one trial list.
+def analyse(
+    runs: Runs,
+    labels: np.ndarray,
+    sides: Sequence[np.ndarray],
+    contrasts: Sequence[tuple[str, str]],
+    metrics: Sequence[Metric],
+    *,
+    replicates: int = 2000,
+    seed: int = SEED,
+) -> Statistics:
+    """Estimates of all systems, and the differences of (system, reference) pairs.
 
-    The interval resamples speakers. The difference to the baseline resamples speakers
-    and, independently, seeds, a seed being drawn for both systems at once: they started
-    from the same weights. The spread of drawn seeds is scaled to be unbiased (the
-    rescaled bootstrap of Rao and Wu, 1988). That counts what a seed does to some
-    speakers only in both: p-values are a little too large rather than too small.
-    Holm's correction is over all systems and metrics of the list.
-
-    Arguments
-    ---------
-    comparison : Comparison
-    name : str
-        Of the list.
-    replicates : int
-    seed : int
-
-    Returns
-    -------
-    dict of str to dict of str to Figure
-        By the system's label and the metric.
-
-    Example
-    -------
-    >>> from types import SimpleNamespace as Fake
-    >>> from sb_margins.comparison.variants import Variant
-    >>> from sb_margins.data.trials import Trials
-    >>> trials = Trials(list("abcabc"), list("defefd"), np.array([1, 1, 1, 0, 0, 0]))
-    >>> sides = np.array([0, 1, 2, 0, 1, 2]), np.array([0, 1, 2, 1, 2, 0])
-    >>> scores = {"test": np.array([3.0, 2.0, 0.5, 1.0, 0.0, 0.2])}
-    >>> one = Fake(cell=Fake(seed=1), scores=scores, best={"EER": 0.1})
-    >>> systems = [System(Variant("am"), [one])]
-    >>> plan, lists = Fake(baseline="am"), {"test": trials}
-    >>> told = Comparison(plan, None, systems, lists, {"test": sides})
-    >>> round(figures(told, "test", replicates=50)["am"]["eer"].mean, 3)
-    0.333
+    Holm's correction is over all contrasts and metrics.
     """
-    systems, base = comparison.systems, comparison.baseline
-    labels = comparison.trials[name].labels
-    assert labels is not None
-    flat = [(s, r) for s in systems for r in s.results]
+    flat = [(system, run) for system, named in runs.items() for run in named]
+    row_of = {key: row for row, key in enumerate(flat)}
+    scores = [runs[system][run] for system, run in flat]
     full, drawn = resample(
-        [r.scores[name] for _, r in flat],
-        labels,
-        comparison.sides[name],
-        METRICS,
-        replicates=replicates,
-        seed=seed,
+        scores, labels, sides, metrics, replicates=replicates, seed=seed
     )
-    at = {s.variant: [i for i, (t, _) in enumerate(flat) if t is s] for s in systems}
-    keys, found = [], []
-    for system in systems:
-        for m, metric in enumerate(METRICS):
-            own = at[system.variant]
-            keys.append((system.variant.label, metric.name))
-            values = full[own, m]
-            low, high = percentiles(drawn[:, own, m].mean(1))
-            spread = values.std(ddof=1) if len(values) > 1 else float("nan")
-            row = [float(values.mean()), float(spread), low, high]
-            if system is not base:
-                pairs = _pairs(system, base, at)
-                row += _difference(full[:, m], drawn[:, :, m], pairs, seed)
-            found.append(row)
-    p = holm([row[7] if len(row) > 7 else float("nan") for row in found])
-    result: dict[str, dict[str, Figure]] = {}
-    for (label, key), row, corrected in zip(keys, found, p, strict=True):
-        figure = replace(Figure(*row), p_holm=corrected)
-        result.setdefault(label, {})[key] = figure
-    return result
+    estimates: dict[str, dict[str, Estimate]] = {}
+    for system, named in runs.items():
+        rows = [row_of[system, run] for run in named]
+        estimates[system] = {
+            metric.name: estimate(full[rows, m], drawn[:, rows, m])
+            for m, metric in enumerate(metrics)
+        }
+    pairs: dict[tuple[str, str], dict[str, Difference]] = {}
+    for system, reference in contrasts:
+        common = [run for run in runs[system] if run in runs[reference]]
+        one = [row_of[system, run] for run in common]
+        two = [row_of[reference, run] for run in common]
+        pairs[system, reference] = {
+            metric.name: difference(
+                full[one, m], full[two, m], drawn[:, one, m], drawn[:, two, m], seed
+            )
+            for m, metric in enumerate(metrics)
+        }
+    corrected = iter(holm([d.p_value for row in pairs.values() for d in row.values()]))
+    differences = {
+        contrast: {k: replace(d, p_holm=next(corrected)) for k, d in row.items()}
+        for contrast, row in pairs.items()
+    }
+    return Statistics(estimates, differences)
 
 
-def _pairs(system: System, base: System, at: dict) -> tuple[list[int], list[int]]:
-    """Rows of the seeds that both systems have."""
-    own = dict(
-        zip((r.cell.seed for r in system.results), at[system.variant], strict=True)
-    )
-    its = dict(zip((r.cell.seed for r in base.results), at[base.variant], strict=True))
-    both = [seed for seed in own if seed in its]
-    return [own[seed] for seed in both], [its[seed] for seed in both]
+def estimate(full: np.ndarray, drawn: np.ndarray) -> Estimate:
+    """From the values of n runs on all trials [n] and on the draws [R, n]."""
+    spread = float(full.std(ddof=1)) if len(full) > 1 else math.nan
+    return Estimate(float(full.mean()), spread, *percentiles(drawn.mean(1)))
 
 
-def _difference(
+def difference(
     full: np.ndarray,
+    reference: np.ndarray,
     drawn: np.ndarray,
-    pairs: tuple[list[int], list[int]],
-    seed: int,
-) -> list[float]:
-    """Relative change, interval of the difference, p-value."""
-    one, two = pairs
-    if not one:
-        return [float("nan")] * 4
-    n = len(one)
-    luck = full[one] - full[two]
-    luck = luck - luck.mean()  # of each seed
+    reference_drawn: np.ndarray,
+    seed: int = SEED,
+) -> Difference:
+    """From the values of n paired runs on all trials [n] and on the draws [R, n].
+
+    Runs are resampled apart from speakers, which counts what a run does to some
+    speakers only in both: p-values are a little too large rather than too small.
+    """
+    n = len(full)
+    if not n:
+        return Difference(math.nan, math.nan, math.nan, math.nan)
+    deviation = full - reference
+    deviation = deviation - deviation.mean()
     pick = np.random.default_rng(seed).integers(n, size=(len(drawn), n))
-    # A draw of n seeds spreads by (n - 1) / n too little: much, with three of them.
-    spread = luck[pick].mean(1) * math.sqrt(n / max(n - 1, 1))
-    means = (drawn[:, one] - drawn[:, two]).mean(1) + spread
-    low, high = percentiles(means)
-    base = full[two].mean()
-    change = (full[one].mean() - base) / base if base else float("nan")
-    return [float(change), low, high, sign_p_value(means)]
+    # The mean of n drawn runs varies by (n - 1) / n too little: the rescaled
+    # bootstrap of Rao and Wu (1988).
+    of_runs = deviation[pick].mean(1) * math.sqrt(n / max(n - 1, 1))
+    means = (drawn - reference_drawn).mean(1) + of_runs
+    base = reference.mean()
+    change = float((full.mean() - base) / base) if base else math.nan
+    return Difference(change, *percentiles(means), sign_p_value(means))

@@ -1,11 +1,24 @@
-"""The picture of a training: loss, accuracy, dev EER and geometry over epochs."""
+"""Figures of training over epochs: of one run, and of several systems side by side."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"
+import numpy as np
+
+from sb_margins.plots.style import (
+    BLUE,
+    GREY,
+    ORANGE,
+    drawing,
+    handle,
+    label_outer,
+    legend_below,
+    panels,
+)
+
+Rows = Sequence[Mapping[str, float]]  # one per epoch; epoch 0: the untrained network
 # What the training crops look like to the classifier: legend, colour, line.
 SCORES = {
     "target_score": ("to the own prototype", BLUE, "-"),
@@ -13,33 +26,12 @@ SCORES = {
 }
 
 
-def plot_training(
-    rows: Sequence[Mapping[str, float]], path: str | Path, title: str = ""
-) -> None:
-    """Draw the training curves to a PNG.
+def plot_training(rows: Rows, path: str | Path, title: str = "") -> None:
+    """Draw a run: loss and margin, dev EER and accuracy, scores to the prototypes.
 
-    Arguments
-    ---------
-    rows : sequence of mappings
-        One per epoch: ``epoch`` and any of ``loss``, ``accuracy``, ``EER``,
-        ``margin``, ``target_score``, ``hardest_score`` (epoch 0 is the untrained
-        network).
-    path : str or Path
-        The PNG file.
-    title : str
-        Heading.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "curve.png"
-    >>> plot_training([{"epoch": 0, "EER": 0.4}, {"epoch": 1, "loss": 2.0}], path)
-    >>> path.is_file()
-    True
+    Of the columns ``loss``, ``margin``, ``EER``, ``accuracy``, ``target_score`` and
+    ``hardest_score`` those are drawn that ``rows`` have.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
     def column(name: str, first: int = 0) -> tuple[list[float], list[float]]:
@@ -47,55 +39,93 @@ def plot_training(
         return [r["epoch"] for r in have], [r[name] for r in have]
 
     scores = [name for name in SCORES if column(name)[0]]
-    count = 3 if scores else 2
-    fig, every = plt.subplots(
-        1, count, figsize=(4.5 * count, 3.6), layout="constrained"
-    )
-    left, right = every[:2]
-    left.plot(*column("loss"), color=BLUE, marker="o", ms=3)
-    left.set(xlabel="epoch", ylabel="training loss (nats)")
-    left.yaxis.label.set_color(BLUE)
-    margins = column("margin", first=1)
-    if margins[0] and max(margins[1]) > 0:
-        side = left.twinx()
-        side.plot(*margins, color=GREY, ls=":")
-        side.set(ylabel="margin", ylim=(0, None))
-        side.yaxis.label.set_color(GREY)
-    left.set_ylim(bottom=0)
-
-    right.plot(*column("EER"), color=ORANGE, marker="o", ms=3, label="dev EER")
-    right.plot(
-        *column("accuracy"),
-        color=BLUE,
-        marker="s",
-        ms=3,
-        ls="--",
-        label="training accuracy",
-    )
-    epochs, eers = column("EER")
-    if eers:
-        best = min(range(len(eers)), key=eers.__getitem__)
-        right.annotate(
-            f"best {eers[best]:.1%}",
-            (epochs[best], eers[best]),
-            (0, 9),
-            textcoords="offset points",
-            ha="center",
-            color=ORANGE,
-            fontsize=8,
+    down = 3 if scores else 2
+    with drawing(path, 5.2, 2.4 * down + 0.6, down, sharex=True) as (figure, grid):
+        axes = grid[0]
+        axes.plot(*column("loss"), color=BLUE, marker="o", ms=3)
+        axes.set_ylabel("training loss (nats)", color=BLUE)
+        axes.set_ylim(bottom=0)
+        margins = column("margin", first=1)
+        if margins[0] and max(margins[1]) > 0:
+            side = axes.twinx()
+            side.plot(*margins, color=GREY, ls=":", lw=2)
+            side.set_ylabel("margin (dotted)", color=GREY)
+            side.set_ylim(bottom=0)
+            side.grid(False)
+        axes = grid[1]
+        epochs, eers = column("EER")
+        axes.plot(epochs, eers, color=ORANGE, marker="o", ms=3, label="dev EER")
+        if eers:
+            best = int(np.argmin(eers))
+            axes.annotate(
+                f"best {eers[best]:.1%}",
+                (epochs[best], eers[best]),
+                (0, 9),
+                textcoords="offset points",
+                ha="center",
+                color=ORANGE,
+            )
+        shares = column("accuracy")
+        axes.plot(
+            *shares, "--", color=BLUE, marker="s", ms=3, label="training accuracy"
         )
-    right.set(xlabel="epoch", ylabel="share of trials / of crops", ylim=(0, 1))
-    right.yaxis.set_major_formatter(PercentFormatter(1.0))
-    right.legend(frameon=False, fontsize=8)
-    for name in scores:
-        label, colour, dash = SCORES[name]
-        every[2].plot(*column(name), dash, color=colour, marker="o", ms=3, label=label)
-    if scores:
-        every[2].set(xlabel="epoch", ylabel="cosine, or minus distance on a ball")
-        every[2].legend(frameon=False, fontsize=8)
-    for axes in every:
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.25)
-    fig.suptitle(title, fontsize=10)
-    fig.savefig(path, dpi=130)
-    plt.close(fig)
+        axes.set(ylabel="share of trials, of crops", ylim=(0, 1))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.legend()
+        for name in scores:
+            label, colour, dash = SCORES[name]
+            grid[2].plot(
+                *column(name), dash, color=colour, marker="o", ms=3, label=label
+            )
+            grid[2].set_ylabel("cosine, or − distance")
+            grid[2].legend()
+        grid[-1].set_xlabel("epoch")
+        grid[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+        figure.suptitle(title, fontsize=10)
+
+
+def plot_learning(
+    systems: Mapping[str, Sequence[Rows]],
+    path: str | Path,
+    *,
+    baseline: str,
+    key: str = "EER",
+) -> None:
+    """A panel for each system: a share over epochs (``EER`` of dev, or ``accuracy``).
+
+    Lines are means over the system's runs, bands go from the lowest to the highest;
+    the baseline is dotted in every other panel.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    colour = ORANGE if key == "EER" else BLUE
+    unit = "dev EER (%)" if key == "EER" else f"{key} (%)"
+    base = _bands(systems[baseline], key)
+    with panels(path, list(systems), share=True) as (figure, grid):
+        top = 0.0
+        for axes, (name, runs) in zip(grid, systems.items(), strict=True):
+            epochs, mean, low, high = _bands(runs, key)
+            top = max(top, *high)
+            axes.fill_between(epochs, low, high, color=colour, alpha=0.25, lw=0)
+            axes.plot(epochs, mean, color=colour, lw=1.8)
+            if name != baseline:
+                axes.plot(*base[:2], color=GREY, lw=1.3, ls=":")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        grid[0].set_ylim(0, 1.05 * top or 1.0)
+        label_outer(grid, "epoch", unit)
+        dotted = handle(f"that of {baseline}", GREY, ":")
+        legend_below(figure, [handle(unit, colour), dotted])
+
+
+def _bands(
+    runs: Sequence[Rows], key: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Epochs, and the mean, lowest and highest per cent over runs."""
+    values: dict[float, list[float]] = {}
+    for row in (row for rows in runs for row in rows if key in row):
+        values.setdefault(row["epoch"], []).append(100 * row[key])
+    epochs = sorted(values)
+    mean, low, high = (
+        np.array([of(values[e]) for e in epochs]) for of in (np.mean, np.min, np.max)
+    )
+    return np.array(epochs), mean, low, high

@@ -33,6 +33,8 @@ def test_wheel_is_whole_and_runs(tmp_path):
             assert (site / path.relative_to(ROOT)).is_file(), path
     yamls = {p.relative_to(ROOT) for p in (ROOT / "hparams").rglob("*.yaml")}
     assert all((site / "sb_margins" / path).is_file() for path in yamls)
+    templates = {p.relative_to(ROOT) for p in (ROOT / "sb_margins").rglob("*.j2")}
+    assert templates and all((site / path).is_file() for path in templates)
     assert not list(site.rglob("tests"))
 
     done = subprocess.run(

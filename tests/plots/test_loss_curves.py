@@ -11,8 +11,7 @@ from sb_margins.comparison.variants import parse_variants
 from sb_margins.plots.loss_curves import (
     MOST_CURVES,
     Curve,
-    colour,
-    dash,
+    line_style,
     loss_curve,
     plot_losses,
 )
@@ -44,7 +43,7 @@ def test_every_loss_can_be_drawn_and_its_slope_is_its_derivative(name):
 
 
 def test_three_forms_of_real_am_differ_as_told():
-    forms = parse_variants("real_am", ["real_am.satisfied=zero,clamp,drop"])
+    forms = parse_variants(["real_am"], ["real_am.satisfied=zero,clamp,drop"])
     zero, clamp, drop = (loss_curve(v.head(), {0.0: 10}, 201) for v in forms)
     assert drop.loss[-1] == 0 and drop.slope[-1] == 0
     assert clamp.loss[-1] == pytest.approx(math.log(11))
@@ -52,8 +51,10 @@ def test_three_forms_of_real_am_differ_as_told():
 
 
 def test_twelve_curves_look_different():
-    looks = {(colour(n), str(dash(n))) for n in range(MOST_CURVES)}
-    assert len(looks) == MOST_CURVES
+    looks = [line_style(n, MOST_CURVES) for n in range(MOST_CURVES)]
+    assert len({(look["color"], str(look["ls"])) for look in looks}) == MOST_CURVES
+    widths = [look["lw"] for look in looks]
+    assert widths == sorted(widths, reverse=True) and widths[-1] > 1
 
 
 def test_command_draws(tmp_path, capsys):

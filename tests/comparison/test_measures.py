@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from sb_margins.plots.geometry import (
+from sb_margins.comparison.measures import (
     gromov_delta,
     hierarchy,
     mantel,
     speaker_distances,
     tree_fit,
 )
-from sb_margins.plots.hyperbolic_map import disc_map, plane_map
+from sb_margins.comparison.projection import disc_map, plane_map
 from sb_margins.poincare import distance
 
 

@@ -14,11 +14,10 @@ import torch
 
 from sb_margins import select
 from sb_margins.cli import main as cli
-from sb_margins.comparison import budget, trainings
-from sb_margins.comparison.cells import locked
+from sb_margins.comparison import run
 from sb_margins.comparison.plan import make_plan
 from sb_margins.demo import SMALLEST, SMALLEST_CORPUS
-from sb_margins.errors import UserError
+from sb_margins.files import locked
 from sb_margins.select import hparams_dir
 from sb_margins.training.brain import SpeakerBrain
 from sb_margins.verification.metrics import eer
@@ -35,7 +34,7 @@ SMALL = [
     "--number_of_epochs=2",
     "--replicates=100",
 ]
-IN_A_PROCESS = trainings._start  # before the fixture below puts another in its place
+IN_A_PROCESS = run.start_cell  # before the fixture below replaces it
 YAML = str(hparams_dir() / "train_ecapa.yaml")
 
 
@@ -53,13 +52,11 @@ class InProcess:
         status = 2
         if cell.variant.loss not in self.fail:
             cell.folder.mkdir(parents=True, exist_ok=True)
-            status = cli(["train", *plan.words(cell), "--noprogressbar"])
+            status = cli(["train", *plan.train_argv(cell), "--noprogressbar"])
         (cell.folder).mkdir(parents=True, exist_ok=True)
         (cell.folder / "train.log").write_text("last words\n")
-        process = SimpleNamespace(
-            poll=lambda: status, returncode=status, wait=lambda: status
-        )
-        return trainings._Running(cell, process, slot)
+        process = SimpleNamespace(poll=lambda: status, returncode=status)
+        return run.RunningCell(cell, process, slot)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +71,7 @@ def runner():
         return begin(self, batch, should_step)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainings, "_start", one.start)
+        patch.setattr(run, "start_cell", one.start)
         patch.setattr(SpeakerBrain, "on_fit_batch_start", noted)
         yield one
 
@@ -154,7 +151,7 @@ def test_report_is_one_page_with_everything(compared):
 
 def test_the_demo_corpus_at_its_smallest(runner, tmp_path, monkeypatch):
     """What the README says of the demo corpus, with its YAML, in seconds."""
-    monkeypatch.setattr(trainings, "_start", InProcess().start)
+    monkeypatch.setattr(run, "start_cell", InProcess().start)
     monkeypatch.setattr(runner, "key", "demo")  # the other tests' batches stay theirs
     yaml, out, data = hparams_dir() / "demo.yaml", tmp_path / "out", tmp_path / "data"
     asked = [f"--output={out}", f"--data_folder={data}", "--replicates=100"]
@@ -179,7 +176,7 @@ def test_initial_encoder_does_not_depend_on_the_loss(corpus, tmp_path):
     small = [f for f in SMALL if "replicates" not in f]
     names = [name for name in select.names() if name != "joint"]
     flags = [f"--data_folder={corpus}", *small]
-    plan = make_plan(YAML, ",".join(names), 1, tmp_path, flags=flags)
+    plan = make_plan(Path(YAML), names, 1, tmp_path, flags=flags)
     first = None
     for cell in plan.cells:
         built = plan.config(cell).build(out_n_neurons=5, steps_per_epoch=2)
@@ -237,13 +234,13 @@ def test_a_killed_cell_continues_in_a_process_of_its_own(
     compared, corpus, tmp_path, monkeypatch, capsys
 ):
     flags = [f"--data_folder={corpus}", *SMALL[:-1]]
-    plan = make_plan(YAML, "am", 1, tmp_path, flags=flags)
+    plan = make_plan(Path(YAML), ["am"], 1, tmp_path, flags=flags)
     script = textwrap.dedent(KILLED)
-    argv = [sys.executable, "-c", script, *plan.words(plan.cells[0])]
+    argv = [sys.executable, "-c", script, *plan.train_argv(plan.cells[0])]
     assert subprocess.run(argv, stdout=subprocess.DEVNULL).returncode == -9
     folder = tmp_path / "cells/am/1986"
     assert not (folder / "finished.json").exists()
-    monkeypatch.setattr(trainings, "_start", IN_A_PROCESS)
+    monkeypatch.setattr(run, "start_cell", IN_A_PROCESS)
     assert cli(words(corpus, tmp_path, "am", "--no-geometry", seeds=1)) == 0
     log = (folder / "train.log").read_text()
     assert "continuing after epoch 1" in log
@@ -268,22 +265,6 @@ def test_a_failed_cell_is_told_and_the_others_go_on(runner, corpus, tmp_path, ca
     )
 
 
-def test_budget_gives_each_loss_the_epochs_that_fit(
-    runner, corpus, tmp_path, monkeypatch
-):
-    seconds = {"am": 20.0, "ham": 60.0}
-    monkeypatch.setattr(budget, "_time", lambda p, cell, _: seconds[cell.variant.loss])
-    more = ["--budget=1", "--no-geometry"]
-    assert cli(words(corpus, tmp_path, "am,ham", *more, seeds=1)) == 0
-    kept = json.loads((tmp_path / "budget.json").read_text())
-    assert kept == {"epochs": {"am": 3, "ham": 1}, "minutes": 1.0}
-    rows = (tmp_path / "cells/am/1986/history.csv").read_text().splitlines()
-    assert len(rows) == 5  # heading, the untrained network, three epochs
-    text = (tmp_path / "report.md").read_text()
-    assert "as many epochs as fit in 1 minutes" in text
-    assert cli(words(corpus, tmp_path, "am,ham", "--budget=2", seeds=1)) == 2
-
-
 @pytest.mark.parametrize(
     "more, message",
     [
@@ -294,7 +275,6 @@ def test_budget_gives_each_loss_the_epochs_that_fit(
         (["--baseline=aam"], "is not compared"),
         (["--seeds=0"], "at least one"),
         (["--jobs=0"], "at least one"),
-        (["--budget=0"], "more than 0"),
         (["--replicates=3"], "100 or more"),
         (["--loss=am"], "set by the comparison"),
         (["--margin=0.3"], "--set LOSS.margin=VALUE"),
@@ -320,9 +300,11 @@ def broken(compared, change):
 
 
 CHANGES = {
-    "is marked finished but has no": lambda f, d: (f / "scores_test.txt").unlink(),
-    "was changed after": lambda f, d: (f / "history.csv").write_text("epoch\n1\n"),
-    "not a marker": lambda f, d: (f / "finished.json").write_text("{"),
+    "is marked as finished but has no": lambda f, d: (f / "scores_test.txt").unlink(),
+    "was changed after the run": lambda f, d: (f / "history.csv").write_text(
+        "epoch\n1\n"
+    ),
+    "not a valid marker": lambda f, d: (f / "finished.json").write_text("{"),
     "is damaged": lambda f, d: (f / "run.json").write_text('{"sett'),
     "other data": lambda f, d: d.write_text(d.read_text()[:-40].rpartition("\n")[0]),
 }
@@ -345,8 +327,6 @@ def test_other_settings_need_another_folder(compared, corpus, capsys):
 
 
 def test_one_comparison_at_a_time(compared, corpus, capsys):
-    with locked(Path(compared)):
+    with locked(compared, "at work"):
         assert cli(words(corpus, compared)) == 2
     assert "is at work" in capsys.readouterr().err
-    with pytest.raises(UserError, match="at work"), locked(compared), locked(compared):
-        pass

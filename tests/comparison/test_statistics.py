@@ -1,0 +1,206 @@
+"""Statistics of a comparison against hand computation and simulation."""
+
+import numpy as np
+import pytest
+
+from sb_margins.comparison.statistics import (
+    Difference,
+    Estimate,
+    analyse,
+    difference,
+    estimate,
+    holm,
+)
+from sb_margins.verification.bootstrap import bootstrap
+from sb_margins.verification.metrics import EER, eer, standard_metrics
+
+METRICS = standard_metrics((0.01,))[:2]
+DCF = METRICS[1].name
+
+
+@pytest.fixture(scope="module")
+def trials():
+    """All pairs of 5 utterances of 20 speakers: labels and both sides."""
+    owner = np.repeat(np.arange(20), 5)
+    one, two = np.triu_indices(len(owner), 1)
+    return (owner[one] == owner[two]).astype(np.int8), (owner[one], owner[two])
+
+
+@pytest.fixture
+def scores(trials):
+    """Draws score vectors of a quality."""
+    rng = np.random.default_rng(3)
+
+    def draw(quality):
+        return quality * trials[0] + rng.standard_normal(len(trials[0]))
+
+    return draw
+
+
+def analysed(systems, trials, *contrasts, replicates=100, metrics=METRICS):
+    """``systems``: score vectors by name, one a seed."""
+    runs = {name: dict(enumerate(vectors)) for name, vectors in systems.items()}
+    return analyse(runs, *trials, contrasts, metrics, replicates=replicates)
+
+
+def test_estimate_is_that_of_the_bootstrap(trials, scores):
+    one = scores(1.5)
+    got = analysed({"am": [one]}, trials, replicates=200).estimates["am"]
+    reference = bootstrap(one, *trials, METRICS, replicates=200)
+    for metric in METRICS:
+        expected = reference[metric.name]
+        assert got[metric.name].mean == expected.value
+        assert (got[metric.name].low, got[metric.name].high) == (
+            expected.low,
+            expected.high,
+        )
+        assert np.isnan(got[metric.name].spread)
+    assert got["eer"].mean == eer(one, trials[0])
+
+
+def test_estimate_of_several_runs(trials, scores):
+    vectors = [scores(1.5) for _ in range(3)]
+    got = analysed({"am": vectors}, trials).estimates["am"]["eer"]
+    values = [eer(v, trials[0]) for v in vectors]
+    assert got.mean == pytest.approx(np.mean(values))
+    assert got.spread == pytest.approx(np.std(values, ddof=1))
+    assert got.low < got.mean < got.high
+
+
+def test_estimate_by_hand():
+    drawn = np.array([[0.0, 0.2], [0.2, 0.4], [0.1, 0.1], [0.5, 0.7]])
+    got = estimate(np.array([0.1, 0.3]), drawn)
+    low, high = np.percentile([0.1, 0.3, 0.1, 0.6], [2.5, 97.5])
+    expected = Estimate(0.2, 0.1 * np.sqrt(2), low, high)
+    assert vars(got) == pytest.approx(vars(expected))
+
+
+def test_a_better_system_is_significant_and_an_equal_one_is_not(trials, scores):
+    qualities = {"am": 1.5, "ham": 3.0, "aam": 1.5}
+    systems = {k: [scores(q) for _ in range(3)] for k, q in qualities.items()}
+    contrasts = ("ham", "am"), ("aam", "am"), ("am", "ham")
+    got = analysed(systems, trials, *contrasts, replicates=400, metrics=[EER])
+    better, equal = got.differences["ham", "am"]["eer"], got.differences["aam", "am"]
+    assert better.better and not better.worse
+    assert not equal["eer"].significant
+    values = [got.estimates[k]["eer"].mean for k in ("am", "ham")]
+    assert better.change == pytest.approx(values[1] / values[0] - 1)
+    assert better.change < -0.3 and better.low < better.high < 0
+    worse = got.differences["am", "ham"]["eer"]
+    assert worse.worse and not worse.better
+    assert (worse.low, worse.high) == pytest.approx((-better.high, -better.low))
+
+
+def test_holm_is_over_all_contrasts_and_metrics(trials, scores):
+    systems = {name: [scores(q)] for name, q in (("a", 1.5), ("b", 1.7), ("c", 2.0))}
+    got = analysed(systems, trials, ("b", "a"), ("c", "a"))
+    flat = [d for row in got.differences.values() for d in row.values()]
+    assert list(got.differences["b", "a"]) == ["eer", DCF] and len(flat) == 4
+    assert [d.p_holm for d in flat] == holm([d.p_value for d in flat])
+
+
+def test_one_lucky_seed_of_three_is_not_significant(trials, scores):
+    base = [scores(1.5) for _ in range(3)]
+    systems = {"am": base, "ham": [scores(3.5), *base[1:]]}
+    got = analysed(systems, trials, ("ham", "am"), replicates=400)
+    assert not got.differences["ham", "am"]["eer"].significant
+
+
+def test_only_common_seeds_are_paired(trials, scores):
+    base = [scores(1.5) for _ in range(3)]
+    got = analysed({"am": base, "ham": base[:2]}, trials, ("ham", "am"))
+    one = got.differences["ham", "am"]["eer"]
+    assert one.change == 0 and one.p_value == 1
+    runs = {"am": {1: base[0], 2: base[1]}, "ham": {2: base[1], 3: base[2]}}
+    got = analyse(runs, *trials, [("ham", "am")], [EER], replicates=100)
+    assert got.differences["ham", "am"]["eer"].change == 0
+    runs = {"am": {1: base[0]}, "ham": {2: base[1]}}
+    got = analyse(runs, *trials, [("ham", "am")], [EER], replicates=100)
+    one = got.differences["ham", "am"]["eer"]
+    assert np.isnan([one.change, one.low, one.high, one.p_value, one.p_holm]).all()
+    assert not one.significant
+
+
+def test_few_seeds_do_not_make_the_interval_narrow():
+    """Without any variation of speakers, the interval is that of a mean of n values."""
+    n, draws = 8, 4000
+    luck = np.random.default_rng(1).standard_normal(n)
+    drawn = np.tile(luck, (draws, 1))
+    got = difference(luck, np.zeros(n), drawn, np.zeros((draws, n)))
+    expected = 2 * 1.96 * luck.std(ddof=1) / np.sqrt(n)
+    assert got.high - got.low == pytest.approx(expected, rel=0.05)
+
+
+def test_difference_by_hand():
+    """Two seeds with the same gap: only the draws of speakers count."""
+    full, reference = np.array([0.10, 0.20]), np.array([0.12, 0.22])
+    drawn = np.array([[0.1, 0.2], [0.0, 0.1], [0.3, 0.2]])
+    reference_drawn = np.array([[0.1, 0.3], [0.2, 0.2], [0.2, 0.2]])
+    got = difference(full, reference, drawn, reference_drawn)
+    means = np.array([-0.05, -0.15, 0.05])
+    assert got.change == pytest.approx(-0.02 / 0.17)
+    expected = tuple(np.percentile(means, [2.5, 97.5]))
+    assert (got.low, got.high) == pytest.approx(expected)
+    assert got.p_value == 2 * (1 + 1) / (3 + 1)
+
+
+def test_one_seed_has_no_variation_of_seeds():
+    drawn, reference = np.full((9, 1), 0.1), np.full((9, 1), 0.3)
+    got = difference(np.array([0.1]), np.array([0.2]), drawn, reference)
+    assert (got.change, got.low, got.high) == pytest.approx((-0.5, -0.2, -0.2))
+    assert got.p_value == pytest.approx(2 * 1 / 10)
+
+
+def test_change_relative_to_nothing_is_unknown():
+    zero = np.zeros((3, 1))
+    got = difference(np.ones(1), np.zeros(1), zero, zero)
+    assert np.isnan(got.change) and got.p_value == 1
+
+
+@pytest.mark.parametrize(
+    "p_holm, change, significant",
+    [
+        (0.049, -0.1, True),
+        (0.049, 0.1, True),
+        (0.049, 0.0, True),
+        (0.05, -0.1, False),
+        (0.06, -0.1, False),
+        (0.19, 0.1, False),
+        (float("nan"), -0.1, False),
+    ],
+)
+def test_significance_is_below_5_percent_and_has_a_direction(
+    p_holm, change, significant
+):
+    got = Difference(change, -0.1, 0.1, 0.001, p_holm)
+    assert got.significant is significant
+    assert got.better is (significant and change < 0)
+    assert got.worse is (significant and change > 0)
+
+
+def test_a_difference_that_was_not_corrected_is_not_significant():
+    assert not Difference(-0.1, -0.2, -0.1, 0.001).significant
+
+
+def test_holm_by_hand():
+    corrected = holm([0.01, float("nan"), 0.02, 0.04, 0.9])
+    assert np.isnan(corrected[1])
+    assert [round(corrected[i], 3) for i in (0, 2, 3, 4)] == [0.04, 0.06, 0.08, 0.9]
+    assert holm([]) == [] and holm([0.5]) == [0.5] and holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("gain, expected", [(0.0, 0.05), (1.0, 0.9)])
+def test_false_alarms_and_power(gain, expected):
+    """Systems with a known difference, by simulation of what the draws give."""
+    rng = np.random.default_rng(5)
+    n, draws, hits, rounds = 3, 200, 0, 300
+    for _ in range(rounds):
+        of_speakers = 0.2 * rng.standard_normal()
+        gap = of_speakers - gain + 0.1 * rng.standard_normal(n)
+        drawn = gap + 0.2 * rng.standard_normal((draws, 1))
+        got = difference(gap + 2, np.full(n, 2.0), drawn + 2, np.full((draws, n), 2.0))
+        hits += got.p_value < 0.05
+    if gain:
+        assert hits / rounds > expected
+    else:
+        assert hits / rounds < 2 * expected
