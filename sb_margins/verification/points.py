@@ -150,7 +150,7 @@ class OperatingPoints:
         return fa * self.targets - miss * self.nontargets
 
     def _smallest_gap(self) -> np.ndarray:
-        """The one or two points with the smallest |FAR - FRR|."""
+        """The one or two points with the smallest abs(FAR - FRR)."""
         gap = self._gap()
         # It falls from above 0 to below 0: the smallest sizes are at that change.
         after = int(np.searchsorted(-gap, 0, side="left"))
@@ -188,7 +188,7 @@ class OperatingPoints:
         return float((float(self.misses[left]) + share * step) / self.targets)
 
     def eer_threshold(self) -> float:
-        """The lowest threshold with the smallest |FAR - FRR|."""
+        """The lowest threshold with the smallest abs(FAR - FRR)."""
         return self.cut(int(self._smallest_gap()[0]))
 
     # -- detection costs --------------------------------------------------------
