@@ -198,8 +198,7 @@ class _Scorer:
         if options.norm != "none":
             matrix = cohort.matrix
             if options.cohort_speaker_means:
-                unit = is_cosine(self.similarity)
-                matrix = speaker_means(cohort, speakers, unit=unit)
+                matrix = speaker_means(cohort, speakers, self.similarity)
             self.normaliser = Normaliser(options.norm, matrix, options.top_k)
 
     @property

@@ -18,52 +18,36 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from sb_margins.errors import UserError, nearest
+from sb_margins.precision import island
+from sb_margins.similarity import Similarity, similarity_from
 from sb_margins.verification.embeddings import Embeddings
 from sb_margins.verification.scoring import Indexed
 
 METHODS = ("z", "t", "s", "as")
 # Cohort scores computed at once: 24 MiB with a cohort of 6,000.
 CELLS = 6_000_000
+# Standard deviation of cohort scores below which they are all alike.
+FLAT = 1e-7
 
 
 def speaker_means(
-    embeddings: Embeddings, speakers: Mapping[str, str], *, unit: bool = True
+    embeddings: Embeddings, speakers: Mapping[str, str], similarity: Any = None
 ) -> np.ndarray:
-    """One row per speaker, for a cohort that no speaker dominates.
-
-    Arguments
-    ---------
-    embeddings : Embeddings
-    speakers : mapping of str to str
-        The speaker of each utterance.
-    unit : bool
-        Average embeddings of unit length (for the cosine) or as they are.
-
-    Returns
-    -------
-    numpy.ndarray
-        [S, D] float32, speakers in sorted order.
-
-    Example
-    -------
-    >>> embeddings = Embeddings(["a", "b"], np.eye(2, dtype=np.float32))
-    >>> speaker_means(embeddings, {"a": "s", "b": "s"}).tolist()
-    [[0.5, 0.5]]
-    """
+    """Centres [S, D] of speakers in sorted order: a cohort none of them dominates."""
     unknown = [name for name in embeddings.ids if name not in speakers]
     if unknown:
         raise UserError(f"no speaker is known for {len(unknown)} of the cohort")
-    matrix = embeddings.matrix
-    if unit:
-        norms = np.linalg.norm(matrix, axis=1, keepdims=True)
-        matrix = matrix / np.maximum(norms, 1e-12)
-    told = np.array([speakers[name] for name in embeddings.ids])
-    names, group = np.unique(told, return_inverse=True)
-    sums = np.zeros((len(names), matrix.shape[1]), np.float64)
-    np.add.at(sums, group, matrix)
-    return (sums / np.bincount(group)[:, None]).astype(np.float32)
+    names = np.array([speakers[name] for name in embeddings.ids])
+    rows, centre = (
+        torch.from_numpy(embeddings.matrix),
+        similarity_from(similarity).centre,
+    )
+    order = torch.from_numpy(np.argsort(names, kind="stable"))
+    counts = np.unique(names, return_counts=True)[1].tolist()
+    return torch.stack([centre(r) for r in rows[order].split(counts)]).float().numpy()
 
 
 class Normaliser:
@@ -81,12 +65,6 @@ class Normaliser:
     top_k : int
         How many of the highest cohort scores count, for ``"as"``; more than there
         are means all, with a warning.
-
-    Example
-    -------
-    >>> cohort = np.random.default_rng(0).standard_normal((50, 4)).astype(np.float32)
-    >>> Normaliser("as", cohort, top_k=10).name
-    'as-norm (top 10 of 50)'
     """
 
     def __init__(self, method: str, cohort: Any, top_k: int = 400) -> None:
@@ -117,7 +95,7 @@ class Normaliser:
 
     @property
     def name(self) -> str:
-        """What was done, for a table."""
+        """What was done, for a table: ``as-norm (top 10 of 50)``."""
         size = len(self.cohort)
         top = f"top {self.top_k} of {size}" if self.method == "as" else f"cohort {size}"
         return f"{self.method}-norm ({top})"
@@ -126,34 +104,20 @@ class Normaliser:
         self,
         index: Indexed,
         scores: np.ndarray,
-        scorer: Any,
+        similarity: Similarity,
         *,
         mean: np.ndarray | None = None,
         device: str | torch.device = "cpu",
     ) -> np.ndarray:
-        """Normalise the scores of trials (``score_trials`` calls this).
+        """Normalised scores [N] float32 of trials; ``score_trials`` calls this.
 
-        Arguments
-        ---------
-        index : scoring.Indexed
-        scores : numpy.ndarray
-            [N].
-        scorer : object
-            The similarity, as ``scoring.resolve`` gives it.
-        mean : numpy.ndarray, optional
-            [D], already subtracted from ``index.matrix``.
-        device : str or torch.device
-
-        Returns
-        -------
-        numpy.ndarray
-            [N] float32.
+        ``mean`` [D] is already subtracted from ``index.matrix``.
         """
         sides = {"z": [index.enrol], "t": [index.test]}.get(
             self.method, [index.enrol, index.test]
         )
         rows = np.unique(np.concatenate(sides))
-        self._learn(index, rows, scorer, mean, device)
+        self._learn(index, rows, similarity, mean, device)
         stats = np.full((len(index.names), 2), np.nan, np.float32)
         stats[rows] = [self._known[index.names[r]] for r in rows]
         total = np.zeros(len(scores), np.float32)
@@ -169,10 +133,11 @@ class Normaliser:
         self,
         index: Indexed,
         rows: np.ndarray,
-        scorer: Any,
+        similarity: Similarity,
         mean: np.ndarray | None,
         device: str | torch.device,
     ) -> None:
+        """Cohort statistics of the rows whose names are new."""
         new = [r for r in rows if index.names[r] not in self._known]
         if not new:
             return
@@ -183,33 +148,39 @@ class Normaliser:
                 f"{index.matrix.shape[1]}: make both with the same model"
             )
         height = max(1, CELLS // len(cohort))
-        with torch.inference_mode():
-            others = scorer.prepare(torch.from_numpy(cohort).to(device))
+        kind = torch.device(device)
+        with torch.inference_mode(), island(kind, exact=similarity.exact):
+            others = similarity.prepare(torch.from_numpy(cohort).to(kind))
             for start in range(0, len(new), height):
                 at = new[start : start + height]
-                ones = scorer.prepare(torch.from_numpy(index.matrix[at]).to(device))
-                found = self._statistics(scorer.prepared_matrix(ones, others).float())
-                flat = np.flatnonzero(found[1] < 1e-7)
+                some = similarity.prepare(torch.from_numpy(index.matrix[at]).to(kind))
+                scores = similarity.prepared_matrix(some, others).float()
+                means, stds = top_statistics(scores, self.top_k)
+                flat = np.flatnonzero(stds < FLAT)
                 if flat.size:
                     raise UserError(
                         "all cohort scores are alike for "
                         f"{index.names[at[flat[0]]]}: the cohort or the model is broken"
                     )
+                pairs = zip(means.tolist(), stds.tolist(), strict=True)
                 names = [index.names[r] for r in at]
-                pairs = zip(*(f.tolist() for f in found), strict=True)
                 self._known.update(zip(names, pairs, strict=True))
 
-    def _statistics(self, scores: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and (unbiased) standard deviation of the top k of each row."""
-        if scores.device.type != "cpu":
-            if self.top_k < scores.shape[1]:
-                scores = scores.topk(self.top_k, dim=1, sorted=False).values
-            std, mean = torch.std_mean(scores, dim=1)
-            return mean.cpu().numpy(), std.cpu().numpy()
-        top = scores.numpy()
-        if self.top_k < top.shape[1]:
+
+def top_statistics(
+    scores: Tensor, top_k: int, *, on_cpu: bool | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and (unbiased) standard deviation of the ``top_k`` largest of each row.
+
+    ``on_cpu`` chooses how they are selected; default: by where the scores are.
+    """
+    if top_k < scores.shape[1]:
+        if scores.device.type == "cpu" if on_cpu is None else on_cpu:
             # numpy's vectorised selection: eight times torch.topk on a CPU.
-            edge = top.shape[1] - self.top_k
-            top = np.partition(top, edge, axis=1)[:, edge:]
-        std, mean = torch.std_mean(torch.from_numpy(top), dim=1)
-        return mean.numpy(), std.numpy()
+            edge = scores.shape[1] - top_k
+            top = np.partition(scores.numpy(), edge, axis=1)[:, edge:]
+            scores = torch.from_numpy(top)
+        else:
+            scores = scores.topk(top_k, dim=1, sorted=False).values
+    std, mean = torch.std_mean(scores, dim=1)
+    return mean.cpu().numpy(), std.cpu().numpy()

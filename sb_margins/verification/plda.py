@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from sb_margins.errors import UserError
+from sb_margins.similarity import Similarity
 from sb_margins.verification.embeddings import Embeddings
 
 
-class PLDASimilarity:
+class PLDASimilarity(Similarity):
     """Log-likelihood ratio of a trained PLDA, for ``score_trials``.
 
         x' Psi y + (x' Phi x + y' Phi y) / 2 + constant
@@ -30,47 +31,42 @@ class PLDASimilarity:
         [D, R], ``F`` of SpeechBrain's PLDA.
     sigma : numpy.ndarray
         [D, D], residual covariance.
-
-    Example
-    -------
-    >>> plda = PLDASimilarity(np.zeros(2), np.eye(2), np.eye(2))
-    >>> x = torch.tensor([[2.0, 0.0], [-2.0, 0.0]])
-    >>> plda(x[:1], x[:1]).item() > 0 > plda(x[:1], x[1:]).item()
-    True
     """
 
     def __init__(
         self, mean: np.ndarray, factors: np.ndarray, sigma: np.ndarray
     ) -> None:
-        precision = np.linalg.inv(sigma)
-        inner = factors.T @ precision @ factors
+        super().__init__()
+        inner = factors.T @ np.linalg.inv(sigma) @ factors
         eye = np.eye(factors.shape[1])
-        _, alpha1 = np.linalg.slogdet(inner + eye)
-        _, alpha2 = np.linalg.slogdet(2 * inner + eye)
         between = factors @ factors.T
         total = np.linalg.inv(between + sigma)
         rest = np.linalg.inv(between + sigma - between @ total @ between)
         self._mean = torch.from_numpy(np.asarray(mean, np.float64))
         self._phi = torch.from_numpy(total - rest)
         self._psi = torch.from_numpy(total @ between @ rest)
-        self._constant = float(alpha1 - alpha2 / 2)
+        alone, both = (np.linalg.slogdet(k * inner + eye)[1] for k in (1, 2))
+        self._constant = float(alone - both / 2)
 
-    def _own(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def prepare(self, x: Tensor) -> Tensor:
+        """Centred embeddings [..., D], float64, and half their own quadratic form."""
         x = x.double() - self._mean.to(x.device)
-        phi = self._phi.to(x.device)
-        return x, ((x @ phi) * x).sum(dim=-1) / 2
+        own = ((x @ self._phi.to(x.device)) * x).sum(dim=-1, keepdim=True) / 2
+        return torch.cat([x, own], dim=-1)
 
-    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
-        """Rows [..., D] and [..., D] to log-likelihood ratios [...], float64."""
-        (a, one), (b, two) = self._own(a), self._own(b)
-        cross = ((a @ self._psi.to(a.device)) * b).sum(dim=-1)
-        return cross + one + two + self._constant
+    def prepared_pairs(self, a: Tensor, b: Tensor) -> Tensor:
+        """Log-likelihood ratios [...] of what `prepare` made."""
+        cross = ((a[..., :-1] @ self._psi.to(a.device)) * b[..., :-1]).sum(dim=-1)
+        return cross + a[..., -1] + b[..., -1] + self._constant
 
-    def matrix(self, a: Tensor, b: Tensor) -> Tensor:
-        """[N, D] and [M, D] to log-likelihood ratios [N, M], float64."""
-        (a, one), (b, two) = self._own(a), self._own(b)
-        cross = a @ self._psi.to(a.device) @ b.T
-        return cross + one[:, None] + two + self._constant
+    def prepared_matrix(self, a: Tensor, b: Tensor) -> Tensor:
+        """Log-likelihood ratios [N, M] of all pairs."""
+        cross = a[:, :-1] @ self._psi.to(a.device) @ b[:, :-1].T
+        return cross + a[:, -1:] + b[:, -1] + self._constant
+
+    def centre(self, rows: Tensor) -> Tensor:
+        """The mean of the embeddings."""
+        return rows.mean(dim=0)
 
 
 def train_plda(
@@ -80,7 +76,7 @@ def train_plda(
     rank: int = 100,
     iterations: int = 10,
 ) -> PLDASimilarity:
-    """Train SpeechBrain's PLDA on labelled embeddings.
+    """Train SpeechBrain's PLDA on embeddings of known speakers.
 
     Arguments
     ---------
@@ -92,27 +88,6 @@ def train_plda(
         Dimension of the speaker space; at most that of the embeddings.
     iterations : int
         EM steps.
-
-    Returns
-    -------
-    PLDASimilarity
-
-    Raises
-    ------
-    UserError
-        When there are too few utterances for the covariance to be invertible.
-
-    Example
-    -------
-    >>> rng = np.random.default_rng(0)
-    >>> x = np.repeat(rng.standard_normal((20, 3)), 5, 0)
-    >>> x = (x + 0.3 * rng.standard_normal((100, 3))).astype(np.float32)
-    >>> ids = [str(i) for i in range(100)]
-    >>> plda = train_plda(
-    ...     Embeddings(ids, x), {i: str(int(i) // 5) for i in ids}, rank=2
-    ... )
-    >>> plda.matrix(torch.zeros(2, 3), torch.zeros(4, 3)).shape
-    torch.Size([2, 4])
     """
     from speechbrain.processing.PLDA_LDA import PLDA, StatObject_SB
 
@@ -120,15 +95,15 @@ def train_plda(
     unknown = [name for name in embeddings.ids if name not in speakers]
     if unknown:
         raise UserError(f"no speaker is known for {len(unknown)} utterances")
-    told = np.array([speakers[name] for name in embeddings.ids], dtype="|O")
-    if count <= size or len(set(told)) < 2:
+    names = np.array([speakers[name] for name in embeddings.ids], dtype="|O")
+    if count <= size or len(set(names)) < 2:
         raise UserError(
             f"PLDA needs more utterances than dimensions and several speakers; there "
-            f"are {count} utterances of {len(set(told))} speakers in {size} dimensions"
+            f"are {count} utterances of {len(set(names))} speakers in {size} dimensions"
         )
     nothing = np.array([None] * count)
     stats = StatObject_SB(
-        modelset=told,
+        modelset=names,
         segset=np.array(embeddings.ids, dtype="|O"),
         start=nothing,
         stop=nothing,
