@@ -11,7 +11,7 @@ import os
 import sys
 
 from sb_margins import __version__
-from sb_margins.errors import UserError, nearest
+from sb_margins.errors import UserError, nearest, printable
 
 COMMANDS = {
     "demo": ("sb_margins.demo", "train, evaluate, export and verify, end to end"),
@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
     except (UserError, OSError, UnicodeError) as error:
         if debug:
             raise
-        print(f"sb-margins: error: {explain(error)}", file=sys.stderr)
+        print(f"sb-margins: error: {printable(explain(error))}", file=sys.stderr)
         return 2
 
 

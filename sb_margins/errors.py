@@ -7,7 +7,9 @@ from collections.abc import Iterable, Sequence
 
 
 class UserError(ValueError):
-    """Bad input, told in words; the command line prints it and exits with 2.
+    """Bad input: the message says what is wrong and what to do.
+
+    The command line prints it as one line and exits with 2.
 
     Example
     -------
@@ -19,26 +21,10 @@ class UserError(ValueError):
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
-    """The end of a sentence that guesses what was meant.
+    """`` Did you mean 'x' or 'y'?``, or nothing when no choice is near.
 
-    Arguments
-    ---------
-    name : str
-        What the user wrote.
-    choices : iterable of str
-        What exists.
-
-    Returns
-    -------
-    str
-        ``" Did you mean 'x' or 'y'?"``, or ``""`` when nothing is near.
-
-    Example
-    -------
     >>> nearest("aamm", ["am", "aam", "ham"])
     " Did you mean 'aam', 'am' or 'ham'?"
-    >>> nearest("qqq", ["am"])
-    ''
     """
     found = difflib.get_close_matches(name, list(choices), n=3, cutoff=0.5)
     if not found:
@@ -53,11 +39,21 @@ def nearest(name: str, choices: Iterable[str]) -> str:
 def listed(names: Sequence[str], most: int = 20) -> str:
     """Names for a message; only the first ``most`` of many.
 
-    Example
-    -------
     >>> listed(["a", "b", "c"], most=2)
     'a, b, ... (and 1 more)'
     """
     more = len(names) - most
     tail = f", ... (and {more} more)" if more > 0 else ""
     return ", ".join(names[:most]) + tail
+
+
+def printable(text: str) -> str:
+    """Control characters and bytes that are not UTF-8 as escapes; lines stay lines.
+
+    >>> printable("a\\x1b[31m.wav")
+    'a\\\\x1b[31m.wav'
+    """
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode()
+        for c in text
+    )

@@ -62,6 +62,7 @@ NOT_UTF8 = UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
         (FileNotFoundError(2, "No such file", "a.wav"), 2, "error: a.wav: No such"),
         (OSError(28, "No space left"), 2, "sb-margins: error: No space left"),
         (OSError("odd"), 2, "sb-margins: error: odd"),
+        (UserError("a\x1b[31m\udcff.wav"), 2, r"error: a\x1b[31m\udcff.wav"),
         (NOT_UTF8, 2, "sb-margins: error: a text is not UTF-8"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
