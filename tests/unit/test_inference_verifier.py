@@ -305,6 +305,64 @@ def test_sets_are_safe(tmp_path, model, files):
     assert not list(tmp_path.glob(".*[0-9]"))  # no half-written files left
 
 
+@pytest.fixture
+def kept(tmp_path):
+    """The arrays of a sound set, and its path."""
+    people = EnrolledSet.open(tmp_path / "people.npz", "m")
+    people.add("ann", torch.tensor([[3.0, 0.0], [0.0, 1.0]]))
+    people.add("bob", torch.tensor([[1.0, 1.0]]))
+    people.save()
+    with np.load(people.path) as arrays:
+        return people.path, dict(arrays)
+
+
+def test_damaged_sets_are_refused(kept):
+    path, arrays = kept
+    np.savez(path, **arrays)
+    assert EnrolledSet.open(path, "m").names == ["ann", "bob"]
+    for name, value in arrays.items():
+        if name in ("format", "model"):
+            continue
+        damages = [value[:-1], value[None], np.concatenate([value, value])]
+        if value.dtype.kind == "f":
+            damages += [np.full_like(value, np.nan), np.full_like(value, np.inf)]
+        if value.dtype.kind == "i":
+            damages += [np.full_like(value, -1)]
+        if name == "names":
+            damages += [np.array(["ann", "ann"])]
+        for damaged in damages:
+            np.savez(path, **{**arrays, name: damaged})
+            with pytest.raises(UserError, match="damaged"):
+                EnrolledSet.open(path, "m")
+
+
+def test_many_new_speakers_are_enrolled_as_one_by_one():
+    rows = torch.randn(5, 4, generator=torch.Generator().manual_seed(0)) * 7
+    names = [f"s{i}" for i in range(5)]
+    together, single = EnrolledSet("m"), EnrolledSet("m")
+    together.add_many(names[:2], rows[:2])
+    together.add_many(names[2:], rows[2:])
+    for name, row in zip(names, rows, strict=True):
+        single.add(name, row[None])
+    assert together.names == single.names
+    assert torch.allclose(together.centres(), single.centres(), atol=1e-6)
+    assert torch.allclose(together.centres(), rows, atol=1e-5)
+    together.add("s0", rows[1:2])
+    single.add("s0", rows[1:2])
+    assert torch.allclose(together.centres(), single.centres(), atol=1e-6)
+    for bad_names, bad_rows in (
+        (["s0"], rows[:1]),
+        (["x", "x"], rows[:2]),
+        (["x"], rows[:2]),
+        (["x"], torch.zeros(1, 4)),
+        (["x"], torch.full((1, 4), np.inf)),
+        (["x"], torch.ones(1, 5)),
+    ):
+        with pytest.raises(UserError):
+            together.add_many(bad_names, bad_rows)
+    assert len(together) == 5
+
+
 @pytest.mark.parametrize("name", ["", " ann", "a\nb"])
 def test_odd_names(name):
     with pytest.raises(UserError, match="not a name"):
