@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import codecs
+import ctypes
 import fcntl
 import glob
 import hashlib
 import json
 import os
+import shutil
+import sys
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -45,12 +48,57 @@ def write_whole(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def write_folder(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary folder beside ``path``; put it in the place of ``path`` at the
+    end. As `write_whole`: what was there before, or all that is new."""
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(target)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        yield temporary
+        if not target.exists():
+            temporary.rename(target)
+        elif not _exchange(temporary, target):
+            # Not in one step on this system: a kill here leaves the old folder's
+            # content in the one ending in .old.
+            old = target.with_name(f".{target.name}.old")
+            shutil.rmtree(old, ignore_errors=True)
+            target.rename(old)
+            temporary.rename(target)
+            shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _exchange(one: Path, two: Path) -> bool:
+    """Swap two paths in one step, where the system can (Linux, macOS)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    paths = os.fsencode(one), os.fsencode(two)
+    swap = 2  # RENAME_EXCHANGE, RENAME_SWAP
+    try:
+        if sys.platform == "darwin":
+            return libc.renamex_np(*paths, swap) == 0
+        here = -100  # AT_FDCWD
+        return libc.renameat2(here, paths[0], here, paths[1], swap) == 0
+    except AttributeError:
+        return False
+
+
 def _remove_stale(target: Path) -> None:
-    """Remove temporary files of ``target`` whose process has ended."""
+    """Remove temporary files and folders of ``target`` whose process has ended."""
     for path in target.parent.glob(f".{glob.escape(target.name)}.*.part*"):
         process = path.name[len(target.name) + 2 :].split(".")[0]
         if process.isdigit() and not _runs(int(process)):
-            path.unlink(missing_ok=True)
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def _runs(process: int) -> bool:

@@ -11,9 +11,9 @@ import torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 from model_folders import write_model
 
+from sb_margins.audio import LONGEST
 from sb_margins.errors import UserError
 from sb_margins.inference import SpeakerVerifier, read_recording
-from sb_margins.inference.audio import LONGEST
 
 RATE = 16000
 

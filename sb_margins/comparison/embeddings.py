@@ -13,8 +13,8 @@ from sb_margins.comparison.cells import MARKER
 from sb_margins.comparison.results import CellResult
 from sb_margins.data import Manifest
 from sb_margins.encoder import SpeakerEncoder
-from sb_margins.inference.heads import similarity_of
 from sb_margins.inference.results import read_results
+from sb_margins.similarity import similarity_of
 from sb_margins.verification.embeddings import Embeddings
 from sb_margins.verification.extraction import extract
 

@@ -7,17 +7,17 @@ from typing import Any
 
 # Imported at first use, so that a command's --help does not wait for SpeechBrain.
 _HOMES = {
-    "EnrolledSet": "enrolled",
+    "EnrolledSet": "inference.enrolled",
     "Recording": "audio",
-    "SpeakerVerifier": "verifier",
-    "calibrate_thresholds": "thresholds",
-    "export_model": "export",
-    "export_results": "results",
-    "calibrate_llr": "thresholds",
-    "load_encoder_weights": "encoder_weights",
-    "similarity_of": "heads",
+    "SpeakerVerifier": "inference.verifier",
+    "calibrate_llr": "inference.thresholds",
+    "calibrate_thresholds": "inference.thresholds",
+    "export_model": "inference.export",
+    "export_results": "inference.results",
+    "load_encoder_weights": "inference.results",
     "read_recording": "audio",
-    "safe_hparams": "safe_yaml",
+    "safe_hparams": "inference.safe_build",
+    "similarity_of": "similarity",
 }
 
 __all__ = sorted(_HOMES)
@@ -26,4 +26,4 @@ __all__ = sorted(_HOMES)
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(f"sb_margins.{_HOMES[name]}"), name)

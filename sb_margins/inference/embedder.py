@@ -14,9 +14,6 @@ from sb_margins.audio import Recording, read_recording
 from sb_margins.encoder import SpeakerEncoder
 from sb_margins.errors import UserError
 from sb_margins.inference.model_folder import find_folder, load_folder
-from sb_margins.inference.settings import (
-    checked_run_opts,
-)
 from sb_margins.verification.embed import embed_files
 
 PathLike = str | Path
@@ -108,7 +105,7 @@ class SpeakerEmbedder(SpeakerRecognition):
         if trust:
             folder = str(source)
             if Path(folder).is_dir() or not kwargs.get("savedir"):
-                folder = str(find_folder(source).path)
+                folder = str(find_folder(source))
             return super().from_hparams(
                 folder,
                 hparams_file,
@@ -229,3 +226,17 @@ class SpeakerEmbedder(SpeakerRecognition):
     def forward(self, wavs: Tensor, wav_lens: Tensor | None = None) -> Tensor:
         """As `encode_batch`."""
         return self.encode_batch(wavs, wav_lens)
+
+
+def checked_run_opts(run_opts: Any) -> Any:
+    """SpeechBrain's run options, their device one that is there."""
+    if not isinstance(run_opts, Mapping):
+        return run_opts
+    device = run_opts.get("device")
+    try:
+        kind = torch.device(device or "cpu").type
+    except RuntimeError as error:
+        raise UserError(f"no such kind of device: {device}") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device {device} is wanted but there is no GPU here")
+    return dict(run_opts)

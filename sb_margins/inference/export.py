@@ -3,56 +3,67 @@ tells what it measured."""
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import torch
 from torch import Tensor, nn
 
 from sb_margins import __version__
+from sb_margins.encoder import ENCODER_MODULES
 from sb_margins.errors import UserError
-from sb_margins.inference.blocks import encoder_blocks, scalar_yaml
-from sb_margins.inference.card import card
-from sb_margins.inference.thresholds import Threshold
+from sb_margins.files import write_folder
+from sb_margins.inference.safe_yaml import Call, Refused, read_hparams, to_yaml
+from sb_margins.inference.thresholds import MEANING, Threshold
 
 HEADER = """\
 # A speaker-verification model, exported by sb_margins {version}.
 # README.md beside this file tells what it measured and how to use it.
-
-sample_rate: {sample_rate}
-
 """
+STOCK = ("speechbrain.", "torch.nn.")  # what plain SpeechBrain can build
+
+
+def _calls(value: Any) -> Iterator[Call]:
+    if isinstance(value, Call):
+        yield value
+        value = [value.args, value.kwargs]
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from _calls(item)
+
+
+def encoder_blocks(settings: str) -> dict[str, Call]:
+    """The encoder's parts in a training YAML, references followed, nothing built."""
+    not_stock = (
+        "{} is not a class of SpeechBrain or torch.nn, so plain SpeechBrain could not "
+        "load the exported model; describe the encoder with !new: blocks of these"
+    )
+    try:
+        values = read_hparams(settings, ENCODER_MODULES)
+    except Refused as error:
+        raise UserError(not_stock.format(error.what)) from error
+    blocks = {}
+    for name in ENCODER_MODULES:
+        block = values.get(name)
+        if not isinstance(block, Call) or block.kind != "new":
+            raise UserError(
+                f"the training YAML has no block '{name}: !new:...'; "
+                "it is needed to describe the encoder"
+            )
+        for call in _calls(block):
+            if not call.name.startswith(STOCK):
+                raise UserError(not_stock.format(call.name))
+        blocks[name] = block
+    return blocks
 
 
 def plain_weights(module: nn.Module, name: str) -> dict[str, Tensor]:
-    """A module's weights as plain CPU tensors, ready for ``weights_only`` loading.
-
-    Arguments
-    ---------
-    module : torch.nn.Module
-        Also one wrapped for distributed training.
-    name : str
-        How messages call it.
-
-    Returns
-    -------
-    dict of str to torch.Tensor
-        Contiguous copies.
-
-    Raises
-    ------
-    UserError
-        When a value is not finite: such a model must not be handed on.
-
-    Example
-    -------
-    >>> sorted(plain_weights(nn.Linear(2, 3), "layer"))
-    ['bias', 'weight']
-    """
-    inner = getattr(module, "module", module)
+    """A module's weights as contiguous CPU tensors; refused when not finite."""
+    inner = getattr(module, "module", module)  # also one of distributed training
     weights = {}
     for key, value in inner.state_dict().items():
         if value.is_floating_point() and not torch.isfinite(value).all():
@@ -64,60 +75,96 @@ def plain_weights(module: nn.Module, name: str) -> dict[str, Tensor]:
     return weights
 
 
-def _similarity_block(similarity: nn.Module | None) -> tuple[str, str, bool]:
-    """YAML block, words, and whether plain SpeechBrain scores the same way."""
+def _similarity(similarity: nn.Module | None) -> tuple[Call, str, bool]:
+    """The block, words, and whether plain SpeechBrain scores the same way."""
     curvature = getattr(similarity, "curvature", None)
     if curvature is None:
-        block = "similarity: !new:torch.nn.CosineSimilarity\n  dim: -1\n  eps: 1.0e-6\n"
-        return block, "cosine similarity of the embeddings", True
-    curvature = float(curvature)
+        call = Call("new", "torch.nn.CosineSimilarity", [], {"dim": -1, "eps": 1e-6})
+        return call, "cosine similarity of the embeddings", True
     metric = getattr(similarity, "metric", "unit")
+    kwargs = {"curvature": float(curvature), "metric": metric}
     clip_norm = getattr(similarity, "clip_norm", None)
-    block = (
-        "similarity: !new:sb_margins.similarity.PoincareSimilarity\n"
-        f"  curvature: {curvature!r}\n  metric: {metric}\n"
-    )
     if clip_norm is not None:
-        block += f"  clip_norm: {float(clip_norm)!r}\n"
+        kwargs["clip_norm"] = float(clip_norm)
     words = f"negative Poincaré distance (curvature {curvature:g}, metric {metric})"
-    return block, words, False
+    name = "sb_margins.similarity.PoincareSimilarity"
+    return Call("new", name, [], kwargs), words, False
 
 
-def _classifier_block(
+def _classifier(
     classifier: Any, labels: list[str]
-) -> tuple[str, dict[str, Tensor]]:
+) -> tuple[Call, dict[str, Tensor]] | None:
     """The training speakers' classifier, where one that loads here equals it."""
     if classifier is None or not labels:
-        return "", {}
+        return None
     weights = plain_weights(classifier, "classifier")
     weight = weights.get("weight")
     if list(weights) != ["weight"] or weight is None or len(weight) != len(labels):
-        return "", {}  # sub-centres, biases, speed-changed extra classes
-    sizes = f"  input_size: {weight.shape[1]}\n  out_neurons: {weight.shape[0]}\n"
+        return None  # sub-centres, biases, speed-changed extra classes
+    kwargs: dict[str, Any] = {
+        "input_size": weight.shape[1],
+        "out_neurons": weight.shape[0],
+    }
     geometry = getattr(classifier, "geometry", "")
     if geometry == "cosine":
         name = "speechbrain.lobes.models.ECAPA_TDNN.Classifier"
-        return f"classifier: !new:{name}\n{sizes}", weights
+        return Call("new", name, [], kwargs), weights
     if geometry == "poincare" and classifier.clip_norm is None:
-        sizes += f"  curvature: {float(classifier.curvature)!r}\n"
-        sizes += f"  metric: {classifier.metric}\n"
+        kwargs["curvature"] = float(classifier.curvature)
+        kwargs["metric"] = classifier.metric
         name = "sb_margins.classifiers.PoincareClassifier"
-        return f"classifier: !new:{name}\n{sizes}", weights
-    return "", {}
+        return Call("new", name, [], kwargs), weights
+    return None
 
 
-def _mapping_block(name: str, keys: Iterable[str], indent: str = "  ") -> str:
-    lines = [f"{indent}{key}: !ref <{key}>\n" for key in keys]
-    return f"{indent[2:]}{name}:\n" + "".join(lines)
+def _references(key: str, names: Iterable[str], indent: str = "") -> str:
+    lines = [f"{indent}  {name}: !ref <{name}>\n" for name in names]
+    return f"{indent}{key}:\n" + "".join(lines)
 
 
-def _replace_folder(made: Path, target: Path) -> None:
-    """Put the new folder in the old one's place, in one step."""
-    old = target.with_name(f".{target.name}.old-{os.getpid()}")
-    if target.exists():
-        target.rename(old)
-    made.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
+def _flat(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested metrics as one row: names joined by blanks, lists left out."""
+    row: dict[str, Any] = {}
+    for name, value in metrics.items():
+        if isinstance(value, Mapping):
+            row.update(_flat(value, f"{prefix}{name} "))
+        elif isinstance(value, (int, float, str)):
+            row[f"{prefix}{name}"] = value
+    return row
+
+
+def model_card(
+    title: str,
+    *,
+    about: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    thresholds: Mapping[str, Threshold],
+    similarity: str,
+    stock: bool,
+) -> str:
+    """The text of a model folder's README.md.
+
+    ``metrics`` maps trial lists to (nested) figures, or is those of a single list;
+    ``stock`` says whether plain SpeechBrain scores this model rightly.
+    """
+    nested = all(isinstance(value, Mapping) for value in metrics.values())
+    rows = {k: _flat(v) for k, v in metrics.items()} if nested else {"": _flat(metrics)}
+    templates = jinja2.Environment(
+        loader=jinja2.PackageLoader("sb_margins.inference"),
+        trim_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    templates.filters["number"] = lambda v: f"{v:.4g}" if isinstance(v, float) else v
+    return templates.get_template("model_card.md.j2").render(
+        title=title,
+        about=about,
+        rows=rows,
+        columns=list(dict.fromkeys(name for row in rows.values() for name in row)),
+        thresholds=thresholds,
+        meaning=MEANING,
+        similarity=similarity,
+        stock=stock,
+    )
 
 
 def _check_target(target: Path) -> None:
@@ -201,36 +248,10 @@ def export_model(
 
     Example
     -------
-    >>> from speechbrain.lobes.features import Fbank
-    >>> from speechbrain.lobes.models.Xvector import Xvector
-    >>> settings = '''
-    ... compute_features: !new:speechbrain.lobes.features.Fbank
-    ...     n_mels: 24
-    ... mean_var_norm: !new:speechbrain.processing.features.InputNormalization
-    ...     norm_type: sentence
-    ... embedding_model: !new:speechbrain.lobes.models.Xvector.Xvector
-    ...     in_channels: 24
-    ...     tdnn_blocks: 1
-    ...     tdnn_channels: [8]
-    ...     tdnn_kernel_sizes: [3]
-    ...     tdnn_dilations: [1]
-    ...     lin_neurons: 4
-    ... '''
-    >>> network = Xvector(
-    ...     in_channels=24,
-    ...     tdnn_blocks=1,
-    ...     tdnn_channels=[8],
-    ...     tdnn_kernel_sizes=[3],
-    ...     tdnn_dilations=[1],
-    ...     lin_neurons=4,
-    ... )
-    >>> folder = export_model(
-    ...     {"embedding_model": network},
-    ...     getfixture("tmp_path") / "model",
-    ...     settings=settings,
-    ... )
-    >>> sorted(path.name for path in folder.iterdir())
-    ['README.md', 'embedding_model.ckpt', 'hyperparams.yaml']
+    >>> from sb_margins.inference import SpeakerVerifier
+    >>> settings = open("train.yaml").read()  # doctest: +SKIP
+    >>> export_model(modules, "model", settings=settings)  # doctest: +SKIP
+    >>> SpeakerVerifier.from_hparams("model")  # doctest: +SKIP
     """
     target = Path(out_dir).absolute()
     _check_target(target)
@@ -239,58 +260,51 @@ def export_model(
     names = list(labels)
     thresholds = dict(thresholds or {})
     blocks = encoder_blocks(settings)
-    similarity_text, words, plain = _similarity_block(similarity)
-    classifier_text, classifier_weights = _classifier_block(classifier, names)
-
-    files: dict[str, Mapping[str, Any]] = {
+    similarity_block, words, stock = _similarity(similarity)
+    weights: dict[str, Mapping[str, Any]] = {
         "embedding_model": plain_weights(modules["embedding_model"], "embedding_model")
     }
     norm: Any = modules.get("mean_var_norm")
     if getattr(norm, "norm_type", None) == "global":
-        files["mean_var_norm"] = norm._statistics_dict()  # what its own loader reads
-    if classifier_weights:
-        files["classifier"] = classifier_weights
-    loadables = list(files) + (["label_encoder"] if names else [])
-    parts = ["compute_features", "mean_var_norm", "embedding_model"]
-    parts += ["classifier"] if classifier_weights else []
-
-    text = HEADER.format(version=__version__, sample_rate=int(sample_rate))
-    text += blocks + "\n" + classifier_text
+        weights["mean_var_norm"] = norm._statistics_dict()  # as its own loader reads
+    speakers = _classifier(classifier, names)
+    if speakers is not None:
+        blocks["classifier"], weights["classifier"] = speakers
+    parts = list(blocks)
+    loadables = list(weights)
     if names:
-        text += "label_encoder: !new:speechbrain.dataio.encoder.CategoricalEncoder\n"
-    text += "\n" + _mapping_block("modules", parts)
+        name = "speechbrain.dataio.encoder.CategoricalEncoder"
+        blocks["label_encoder"] = Call("new", name)
+        loadables.append("label_encoder")
+    text = HEADER.format(version=__version__)
+    text += to_yaml({"sample_rate": int(sample_rate), **blocks})
+    text += "\n" + _references("modules", parts)
     text += "\npretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer\n"
-    text += _mapping_block("loadables", loadables, indent="    ")
-    text += f"\n# How two embeddings are compared: {words}.\n{similarity_text}"
+    text += _references("loadables", loadables, "  ")
+    text += f"\n# How two embeddings are compared: {words}.\n"
+    text += to_yaml({"similarity": similarity_block})
     if thresholds:
         values = {name: point.as_dict() for name, point in thresholds.items()}
         text += "\n# Scores above a threshold are taken for the same speaker.\n"
-        text += scalar_yaml({"thresholds": values})
+        text += to_yaml({"thresholds": values})
     if calibration:
         text += "\n# log-likelihood ratio = scale * score + offset\n"
-        text += scalar_yaml({"calibration": dict(calibration)})
-
-    made = target.with_name(f".{target.name}.new-{os.getpid()}")
-    shutil.rmtree(made, ignore_errors=True)
-    made.mkdir(parents=True)
-    try:
-        (made / "hyperparams.yaml").write_text(text, encoding="utf-8")
-        for name, weights in files.items():
-            torch.save(dict(weights), made / f"{name}.ckpt")
+        text += to_yaml({"calibration": dict(calibration)})
+    card = model_card(
+        title,
+        about=dict(about or {}),
+        metrics=dict(metrics or {}),
+        thresholds=thresholds,
+        similarity=words,
+        stock=stock,
+    )
+    with write_folder(target) as folder:
+        for name, content in weights.items():
+            torch.save(dict(content), folder / f"{name}.ckpt")
         if names:
-            _save_labels(names, made / "label_encoder.ckpt")
-        page = card(
-            title,
-            about=dict(about or {}),
-            metrics=dict(metrics or {}),
-            thresholds=thresholds,
-            similarity=words,
-            plain=plain,
-        )
-        (made / "README.md").write_text(page, encoding="utf-8")
-        _replace_folder(made, target)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
+            _save_labels(names, folder / "label_encoder.ckpt")
+        (folder / "README.md").write_text(card, encoding="utf-8")
+        (folder / "hyperparams.yaml").write_text(text, encoding="utf-8")
     return target
 
 

@@ -2,91 +2,36 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from sb_margins.encoder import ENCODER_MODULES
+from sb_margins.encoder import ENCODER_MODULES, SpeakerEncoder
 from sb_margins.errors import UserError
-from sb_margins.inference.allowed import refusal
-from sb_margins.inference.budget import MemoryBudget
+from sb_margins.inference.safe_build import LoadPlan, read_modules
 from sb_margins.inference.safe_weights import load_into
-from sb_margins.inference.safe_yaml import LoadPlan, safe_hparams
-from sb_margins.inference.yaml_graph import MAX_BYTES
+from sb_margins.inference.safe_yaml import Refused
 
+#: Top-level keys of a model's YAML that mean something here.
+NAMES = (
+    "modules",
+    "pretrainer",
+    "similarity",
+    "thresholds",
+    "calibration",
+    "sample_rate",
+    "label_encoder",
+)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
-@dataclass(frozen=True)
-class ModelFolder:
-    """A folder to load from, and the folder that its files must stay in.
-
-    Arguments
-    ---------
-    path : Path
-        Holds ``hyperparams.yaml``.
-    root : Path
-        ``path`` itself, or the hub cache's folder of the same repository.
-
-    Example
-    -------
-    >>> here = getfixture("tmp_path")
-    >>> ModelFolder(here, here).file("../secrets")
-    Traceback (most recent call last):
-    ...
-    sb_margins.errors.UserError: refused: ../secrets, which leads out of ...
-    """
-
-    path: Path
-    root: Path
-
-    def file(self, name: str) -> Path:
-        """A file of the folder, by its name.
-
-        Arguments
-        ---------
-        name : str
-            As the YAML writes it.
-
-        Returns
-        -------
-        Path
-            Resolved.
-
-        Raises
-        ------
-        UserError
-            When it is not there, or not inside.
-        """
-        path = self.path / name
-        if not path.resolve().is_relative_to(self.root.resolve()):
-            raise refusal(f"{name}, which leads out of the model folder")
-        if not path.is_file():
-            raise UserError(f"the model folder {self.path} has no file {name}")
-        return path.resolve()
-
-
-def find_folder(source: str | Path) -> ModelFolder:
-    """A model's folder: the one given, or a download from the Hugging Face hub.
-
-    Arguments
-    ---------
-    source : str or Path
-        A folder, or a hub name such as ``speechbrain/spkrec-ecapa-voxceleb``.
-
-    Returns
-    -------
-    ModelFolder
-
-    Raises
-    ------
-    UserError
-        When there is no such folder and no such model.
+def find_folder(source: str | Path) -> Path:
+    """The folder given, or a download of a model of the Hugging Face hub.
 
     Example
     -------
@@ -97,34 +42,58 @@ def find_folder(source: str | Path) -> ModelFolder:
     """
     folder = Path(source)
     if folder.is_dir():
-        return ModelFolder(folder, folder)
+        return folder
     if not _HUB_ID.fullmatch(str(source)) or folder.parent.is_dir():
         raise UserError(f"no such model folder: {source}")
     from huggingface_hub import snapshot_download
 
     try:
         patterns = ["*.yaml", "*.ckpt", "*.txt"]
-        local = Path(snapshot_download(str(source), allow_patterns=patterns))
+        return Path(snapshot_download(str(source), allow_patterns=patterns))
     except Exception as error:  # the hub's errors differ between its versions
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"{source} is neither a folder here nor a model that the hub gives: {first}"
         ) from error
-    # In the hub's cache, files are links into the blobs of the same repository.
-    return ModelFolder(local, local.parent.parent)
 
 
-def _weights_file(folder: ModelFolder, plan: LoadPlan, name: str) -> Path:
-    """Where a loadable's weights are; a hub path means the file of that name here."""
-    written = plan.paths.get(name)
-    if written is None:
-        if "/" in name or "\\" in name:
-            raise refusal(f"the file name {name}")
-        return folder.file(f"{name}.ckpt")
+def _follow(path: Path) -> Path:
+    """Where a link leads, when it is one that SpeechBrain or the hub's cache makes: to
+    a file of the same name, or to a blob of the cache."""
+    start = path
+    for _ in range(8):
+        if not path.is_symlink():
+            return path
+        target = path.parent / os.readlink(path)
+        blob = target.parent.name == "blobs"
+        if target.stem != start.stem and not blob:
+            raise Refused(f"the link {start}, which leads to {target}")
+        path = target
+    raise Refused(f"the link {start}, which does not end")
+
+
+def folder_file(folder: Path, name: str) -> Path:
+    """A file of a model folder, by the name that its YAML gives it."""
+    path = folder / name
+    if not path.parent.resolve().is_relative_to(folder.resolve()):
+        raise Refused(f"{name}, which leads out of the model folder")
+    path = _follow(path)
+    if not path.is_file():
+        raise UserError(f"the model folder {folder} has no file {name}")
+    return path
+
+
+def _weights_file(folder: Path, plan: LoadPlan, name: str) -> Path:
+    """Where a loadable's weights are: the file of its path, whose folder may be one of
+    the hub, or the name under which SpeechBrain collects it."""
+    usual = f"{name}.ckpt"
+    written = plan.paths.get(name, usual)
     parts = Path(written).parts
-    if Path(written).is_absolute() or ".." in parts or ":" in written or not parts:
-        raise refusal(f"the path {written}, which leads out of the model folder")
-    return folder.file(written if (folder.path / written).is_file() else parts[-1])
+    if Path(written).is_absolute() or not parts or re.search(r"\.\.|[:\\]", written):
+        raise Refused(f"the path {written}, which leads out of the model folder")
+    choices = (written, parts[-1], usual)
+    there = [choice for choice in choices if (folder / choice).is_file()]
+    return folder_file(folder, (there or choices)[0])
 
 
 def _check_modules(hparams: dict[str, Any], plan: LoadPlan) -> dict[str, nn.Module]:
@@ -133,7 +102,7 @@ def _check_modules(hparams: dict[str, Any], plan: LoadPlan) -> dict[str, nn.Modu
         raise UserError("the YAML has no 'modules' mapping")
     for name, module in modules.items():
         if not str(name).isidentifier() or hasattr(nn.ModuleDict, str(name)):
-            raise UserError(f"'{name}' cannot be the name of a network module")
+            raise UserError(f"'{name}' is not a valid name of a network module")
         if not isinstance(module, nn.Module):
             raise UserError(f"'{name}' under modules is not a network module")
     absent = [name for name in ENCODER_MODULES if name not in modules]
@@ -156,12 +125,8 @@ def _try_out(modules: Mapping[str, nn.Module], rate: int) -> None:
     try:
         for module in modules.values():
             module.eval()
-        with torch.no_grad(), MemoryBudget():
-            feats = modules["compute_features"](noise)
-            feats = modules["mean_var_norm"](feats, torch.ones(1))
-            found = modules["embedding_model"](feats)
-    except UserError:
-        raise
+        with torch.no_grad():
+            found = SpeakerEncoder.from_modules(modules)(noise)
     except Exception as error:  # whatever the shapes lead to
         raise UserError(f"the model's parts do not fit together: {error}") from error
     finally:
@@ -169,6 +134,8 @@ def _try_out(modules: Mapping[str, nn.Module], rate: int) -> None:
             module.train(modes[name])
     if not isinstance(found, torch.Tensor) or not torch.isfinite(found).all():
         raise UserError("the model gives no finite embedding; its weights are damaged")
+    if not found.any():
+        raise UserError("the model gives embeddings of zeros; its weights are damaged")
 
 
 def load_folder(
@@ -178,56 +145,34 @@ def load_folder(
 ) -> dict[str, Any]:
     """A model's hyperparameters and modules, weights loaded, nothing of it run.
 
-    Arguments
-    ---------
-    source : str or Path
-        A model folder or a hub name.
-    hparams_file : str
-        The YAML's name in it.
-    overrides : mapping, optional
-        Top-level keys to plain values that replace those of the YAML.
-
-    Returns
-    -------
-    dict
-        As SpeechBrain's interfaces take it: ``modules``, ``pretrainer`` and the
-        other keys. Names of SpeechBrain's run options are left out: they are for
-        whoever loads the model to choose.
-
-    Raises
-    ------
-    UserError
-        Naming what is wrong or was refused.
-
-    Example
-    -------
-    >>> folder = getfixture("tmp_path")
-    >>> _ = (folder / "hyperparams.yaml").write_text("x: !apply:os.system [ls]")
-    >>> load_folder(folder)
-    Traceback (most recent call last):
-    ...
-    sb_margins.errors.UserError: refused: !apply:os.system. ...
+    As SpeechBrain's interfaces take them: ``modules``, ``pretrainer`` and the other
+    keys that mean something here. Names of SpeechBrain's run options are left out: they
+    are for whoever loads the model to choose.
     """
     from speechbrain.utils.run_opts import RunOptions
 
     folder = find_folder(source)
-    path = folder.file(hparams_file)
-    if path.stat().st_size > MAX_BYTES:
-        raise UserError(f"refused: {path.name} is longer than {MAX_BYTES // 1024} KiB")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path.name} is not text: {error}") from error
-    hparams = safe_hparams(text, overrides)
+    if (folder / "model" / hparams_file).is_file():
+        raise UserError(
+            f"{source} is the results folder of a training; did you mean "
+            f"{Path(source) / 'model'}?"
+        )
+    if any((folder / "save").glob("CKPT*")):
+        raise UserError(
+            f"{source} is the results folder of a training; make a model of it first: "
+            f"sb-margins export {source} MODEL_FOLDER"
+        )
+    hparams = read_modules(folder_file(folder, hparams_file), NAMES, overrides)
     plan = hparams.get("pretrainer")
     if not isinstance(plan, LoadPlan):
         raise UserError("the YAML has no 'pretrainer: !new:...Pretrainer'")
     modules = _check_modules(hparams, plan)
     for name, target in plan.loadables.items():
         load_into(target, _weights_file(folder, plan, str(name)), str(name))
-    rate = hparams.get("sample_rate", 16000)
-    if not isinstance(rate, int) or not 1000 <= rate <= 192_000:
-        raise UserError(f"the YAML's sample_rate {rate!r} is not credible")
-    _try_out(modules, rate)
+    _try_out(modules, hparams.get("sample_rate", 16000))
     options = RunOptions().as_dict()
-    return {name: value for name, value in hparams.items() if name not in options}
+    return {
+        name: value
+        for name, value in hparams.items()
+        if name not in options and name[:2] != "__"
+    }

@@ -1,150 +1,107 @@
-"""A results folder, as a training leaves it, made into a model folder."""
+"""The results folder of a run: its best checkpoint, read safely, and made a model."""
 
 from __future__ import annotations
 
 import json
+import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
-from ruamel.yaml.comments import CommentedMap
 from torch import nn
 
+from sb_margins.encoder import ENCODER_MODULES, SpeakerEncoder
 from sb_margins.errors import UserError
-from sb_margins.inference.blocks import encoder_blocks, resolved
-from sb_margins.inference.dev_trials import dev_scores
 from sb_margins.inference.export import export_model
-from sb_margins.inference.heads import similarity_of
+from sb_margins.inference.model_folder import find_folder, folder_file
+from sb_margins.inference.safe_build import build
 from sb_margins.inference.safe_weights import load_into
-from sb_margins.inference.safe_yaml import safe_hparams
+from sb_margins.inference.safe_yaml import HEAD, Call, Refused, read_hparams, read_text
 from sb_margins.inference.thresholds import (
     Threshold,
     calibrate_llr,
     calibrate_thresholds,
 )
+from sb_margins.similarity import CosineSimilarity, similarity_of
 
-HEAD = "!apply:sb_margins.select.head"
 ABOUT = ("loss", "margin", "scale", "delta", "curvature", "corpus", "seed")
+# How a model folder and a checkpoint call the same things.
+FILES = {
+    "embedding_model": ("embedding_model.ckpt",),
+    "mean_var_norm": ("mean_var_norm.ckpt", "normalizer.ckpt"),
+}
+
+
+def _meta(checkpoint: Path) -> dict[str, Any]:
+    """What SpeechBrain's checkpointer noted: EER, epoch, unixtime."""
+    try:
+        text = (checkpoint / "CKPT.yaml").read_text(encoding="utf-8")
+        meta = yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return {}
+    return meta if isinstance(meta, dict) else {}
 
 
 def best_checkpoint(save_folder: str | Path) -> Path:
     """The checkpoint with the lowest dev EER, or the newest when none was measured.
 
-    Arguments
-    ---------
-    save_folder : str or Path
-        Holds SpeechBrain's ``CKPT+...`` folders.
-
-    Returns
-    -------
-    Path
-        Of one checkpoint.
-
-    Raises
-    ------
-    UserError
-        When there is none that is whole.
-
-    Example
-    -------
-    >>> best_checkpoint(getfixture("tmp_path"))
-    Traceback (most recent call last):
-    ...
-    sb_margins.errors.UserError: no finished checkpoint in ...
+    Raises ``UserError`` when no checkpoint in the folder is whole.
     """
-    found = []
+    ranked = []
     for path in sorted(Path(save_folder).glob("CKPT*")):
-        meta = path / "CKPT.yaml"
-        if not meta.is_file() or not (path / "embedding_model.ckpt").is_file():
+        meta = _meta(path)
+        if not meta or not (path / "embedding_model.ckpt").is_file():
             continue
-        try:
-            told = yaml.safe_load(meta.read_text(encoding="utf-8")) or {}
-        except yaml.YAMLError:
-            continue
-        whole = (path / "COMPLETE").is_file()
-        error = told.get("EER")
-        rank = float(error) if isinstance(error, (int, float)) else float("inf")
-        found.append((not whole, rank, -float(told.get("unixtime", 0)), path))
-    if not found:
-        raise UserError(
-            f"no finished checkpoint in {save_folder}; let the training finish an epoch"
+        incomplete = not (path / "COMPLETE").is_file()
+        error, age = (
+            float(value) if isinstance(value, (int, float)) else math.nan
+            for value in (meta.get("EER"), meta.get("unixtime", 0))
         )
-    return min(found)[-1]
+        rank = error if math.isfinite(error) else math.inf
+        ranked.append((incomplete, rank, -age if math.isfinite(age) else 0.0, path))
+    if not ranked:
+        raise UserError(
+            f"no finished checkpoint in {save_folder}; let the run finish an epoch"
+        )
+    return min(ranked)[-1]
 
 
 @dataclass
 class TrainedParts:
-    """What a results folder holds of a model.
+    """What a results folder holds of a model."""
 
-    Arguments
-    ---------
-    settings : str
-        The training YAML's text.
-    tree : mapping
-        The same, parsed, references resolved.
-    modules : dict of str to torch.nn.Module
-        The encoder's parts with the best weights.
-    head : torch.nn.Module or None
-        The training head with its weights, when the YAML names one of ours.
-    checkpoint : Path
-        Where the weights came from.
-
-    Example
-    -------
-    >>> TrainedParts("", CommentedMap(), {}, None, Path("CKPT+1")).checkpoint.name
-    'CKPT+1'
-    """
-
-    settings: str
-    tree: CommentedMap
-    modules: dict[str, nn.Module]
-    head: nn.Module | None
-    checkpoint: Path
+    settings: str  # the training YAML's text
+    values: dict[str, Any]  # its plain top-level values that matter here
+    modules: dict[str, nn.Module]  # the encoder's parts with the best weights
+    head: nn.Module | None  # with its weights, when the YAML names one of ours
+    checkpoint: Path  # where the weights came from
 
 
-def _head(tree: Mapping[str, Any], path: Path) -> nn.Module | None:
-    node = tree.get("head")
-    tag = getattr(getattr(node, "tag", None), "value", None)
-    if tag != HEAD or not isinstance(node, CommentedMap) or not path.is_file():
+def _head(text: str, path: Path) -> nn.Module | None:
+    try:
+        call = read_hparams(text, ["head"]).get("head")
+    except Refused:
+        return None  # a head of the user's own
+    if not isinstance(call, Call) or call.name != HEAD or not path.is_file():
         return None
-    from sb_margins import select
-
-    given = {str(key): value for key, value in node.items() if value is not None}
-    if not isinstance(given.get("out_neurons"), int):
+    if not isinstance(call.kwargs.get("out_neurons"), int):
         raise UserError(
             f"{path.parents[2] / 'hyperparams.yaml'} does not say how many classes the "
             "head has (out_neurons); train again with this version"
         )
-    head = select.head(**given)
+    head = build({"head": call})["head"]
     load_into(head, path, "head")
     return head
 
 
 def read_results(results_dir: str | Path) -> TrainedParts:
-    """The model in a results folder.
+    """The model in a results folder, built by the safe reader.
 
-    Arguments
-    ---------
-    results_dir : str or Path
-        The ``output_folder`` of a training.
-
-    Returns
-    -------
-    TrainedParts
-
-    Raises
-    ------
-    UserError
-        When it is not such a folder, or its weights are damaged.
-
-    Example
-    -------
-    >>> read_results("nowhere")
-    Traceback (most recent call last):
-    ...
-    sb_margins.errors.UserError: no results folder nowhere ...
+    Raises ``UserError`` when it is not such a folder, or its weights are damaged.
     """
     folder = Path(results_dir)
     described = folder / "hyperparams.yaml"
@@ -153,36 +110,133 @@ def read_results(results_dir: str | Path) -> TrainedParts:
             f"no results folder {results_dir} of a training (a hyperparams.yaml must "
             "be in it)"
         )
-    settings = described.read_text(encoding="utf-8")
-    tree = resolved(settings)
-    modules = safe_hparams(encoder_blocks(settings))
+    text = read_text(described)
+    built = build(read_hparams(text, (*ENCODER_MODULES, "sample_rate")))
+    absent = [
+        name for name in ENCODER_MODULES if not isinstance(built.get(name), nn.Module)
+    ]
+    if absent:
+        raise UserError(f"{described} does not describe {', '.join(absent)}")
+    modules = {name: built[name] for name in ENCODER_MODULES}
     checkpoint = best_checkpoint(folder / "save")
-    load_into(
-        modules["embedding_model"],
-        checkpoint / "embedding_model.ckpt",
-        "embedding_model",
-    )
-    if getattr(modules["mean_var_norm"], "norm_type", None) == "global":
-        norm = modules["mean_var_norm"]
-        load_into(norm, checkpoint / "normalizer.ckpt", "mean_var_norm")
-    head = _head(tree, checkpoint / "head.ckpt")
-    return TrainedParts(settings, tree, modules, head, checkpoint)
-
-
-def _about(parts: TrainedParts, checkpoint: Path) -> dict[str, Any]:
-    facts: dict[str, Any] = {}
+    load_encoder_weights(checkpoint, modules)
+    values = {"sample_rate": built.get("sample_rate", 16000)}
     for name in ABOUT:
-        value = parts.tree.get(name)
+        try:
+            value = read_hparams(text, [name]).get(name)
+        except UserError:
+            continue
         if isinstance(value, (str, int, float)):
-            facts[name] = value
+            values[name] = value
+    head = _head(text, checkpoint / "head.ckpt")
+    return TrainedParts(text, values, modules, head, checkpoint)
+
+
+def load_encoder_weights(
+    source: str | Path, modules: Mapping[str, nn.Module]
+) -> dict[str, str]:
+    """Fill a training's encoder with the weights of a pretrained one.
+
+    Only weights are read: the source's YAML is not, so nothing of it can run. The
+    encoder must have been described alike in the training's YAML (same class, same
+    sizes, same features); sizes that differ are told.
+
+    Arguments
+    ---------
+    source : str or Path
+        A model folder (ours, or any of SpeechBrain's with ``embedding_model.ckpt``),
+        the results folder of a training (its best checkpoint is taken), or a hub
+        name such as ``speechbrain/spkrec-ecapa-voxceleb``.
+    modules : mapping of str to torch.nn.Module
+        The training's ``embedding_model``, and ``mean_var_norm`` when it should get
+        the source's statistics (only a ``global`` one has any).
+
+    Returns
+    -------
+    dict of str to str
+        What was loaded, and the file it came from.
+
+    Raises
+    ------
+    UserError
+        When there is no such source, it has no encoder, the encoder is another one,
+        or its weights are damaged or hold code.
+
+    Example
+    -------
+    >>> import torch
+    >>> folder = getfixture("tmp_path")
+    >>> torch.save(nn.Linear(2, 2).state_dict(), folder / "embedding_model.ckpt")
+    >>> list(load_encoder_weights(folder, {"embedding_model": nn.Linear(2, 2)}))
+    ['embedding_model']
+    >>> load_encoder_weights(folder, {"embedding_model": nn.Linear(2, 3)})
+    Traceback (most recent call last):
+    ...
+    sb_margins.errors.UserError: embedding_model: 'weight' is [2, 2] in the weights ...
+    """
+    folder = find_folder(source)
+    if (folder / "save").is_dir() and not (folder / "embedding_model.ckpt").is_file():
+        folder = best_checkpoint(folder / "save")
+    if "embedding_model" not in modules:
+        raise UserError("the training has no 'embedding_model' to start from another's")
+    loaded: dict[str, str] = {}
+    for name, files in FILES.items():
+        target: Any = modules.get(name)
+        if target is None or (
+            name == "mean_var_norm" and getattr(target, "norm_type", "") != "global"
+        ):
+            continue
+        there = [file for file in files if os.path.lexists(folder / file)]
+        if there:
+            path = folder_file(folder, there[0])
+            load_into(target, path, name)
+            loaded[name] = str(path)
+        elif name == "embedding_model":
+            raise UserError(f"{source} has no {files[0]} to start from")
+    return loaded
+
+
+def dev_scores(
+    modules: Mapping[str, nn.Module],
+    results_dir: Path,
+    similarity: nn.Module,
+    device: str = "cpu",
+    rate: int = 16000,
+) -> tuple[np.ndarray, np.ndarray, str] | None:
+    """Scores [N] and labels [N] of the development trials, and words for the data; None
+    without dev trials or when the audio is not where it was."""
+    from sb_margins.data import Prepared
+    from sb_margins.data.trials import read_trials
+    from sb_margins.verification.embed import embed_files
+    from sb_margins.verification.scoring import score_trials
+
+    folder = results_dir / "data"
+    if not (folder / "prepare.json").is_file():
+        return None
+    prepared = Prepared.load(folder)
+    if "dev" not in prepared.splits or not prepared.has_trials("dev"):
+        return None
+    if not prepared.data_root.is_dir():
+        return None
+    trials = read_trials(prepared.trials("dev"))
+    if trials.labels is None:
+        return None
+    encoder = SpeakerEncoder.from_modules(modules, rate).eval().to(device)
+    embeddings = embed_files(encoder, prepared.manifest("dev"), device=device)
+    scores = score_trials(embeddings, trials, similarity)
+    demo = prepared.info.get("corpus") == "demo"
+    data = "synthetic demo voices" if demo else prepared.data_root.name
+    return scores, trials.labels, f"dev trials of {data}"
+
+
+def _about(parts: TrainedParts) -> dict[str, Any]:
+    facts = {name: parts.values[name] for name in ABOUT if name in parts.values}
     if facts.get("corpus") == "demo":
         facts["corpus"] = "demo: synthetic voices; its figures say nothing about people"
-    size = sum(p.numel() for p in parts.modules["embedding_model"].parameters())
-    facts["encoder"] = (
-        f"{type(parts.modules['embedding_model']).__name__}, {size / 1e6:.2f} million "
-        "parameters"
-    )
-    meta = yaml.safe_load((checkpoint / "CKPT.yaml").read_text(encoding="utf-8")) or {}
+    network = parts.modules["embedding_model"]
+    size = sum(p.numel() for p in network.parameters()) / 1e6
+    facts["encoder"] = f"{type(network).__name__}, {size:.2f} million parameters"
+    meta = _meta(parts.checkpoint)
     if "epoch" in meta:
         facts["checkpoint"] = f"epoch {meta['epoch']}"
     return facts
@@ -232,14 +286,11 @@ def export_results(
     """
     folder = Path(results_dir)
     parts = read_results(folder)
-    similarity = similarity_of(parts.head) if parts.head is not None else None
+    rate = parts.values["sample_rate"]
+    similarity = similarity_of(parts.head) if parts.head else CosineSimilarity()
     if dev is None:
-        from sb_margins.similarity import CosineSimilarity
-
-        dev = dev_scores(
-            parts.modules, folder, similarity or CosineSimilarity(), device
-        )
-    about = _about(parts, parts.checkpoint)
+        dev = dev_scores(parts.modules, folder, similarity, device, rate)
+    about = _about(parts)
     thresholds: dict[str, Threshold] = {}
     calibration = None
     if dev is not None:
@@ -250,16 +301,15 @@ def export_results(
             about["calibration"] = f"none; {error}"
     measured = folder / "metrics.json"
     if metrics is None and measured.is_file():
-        metrics = json.loads(measured.read_text(encoding="utf-8"))
-    classifier: Any = getattr(parts.head, "classifier", None)
+        metrics = _measured(measured)
     loss = about.get("loss", "")
     return export_model(
         parts.modules,
         out_dir,
         settings=parts.settings,
-        sample_rate=int(parts.tree.get("sample_rate", 16000)),
+        sample_rate=rate,
         similarity=similarity,
-        classifier=classifier,
+        classifier=getattr(parts.head, "classifier", None),
         labels=_labels(folder / "label_encoder.txt"),
         metrics=metrics,
         thresholds=thresholds,
@@ -267,6 +317,18 @@ def export_results(
         about=about,
         title=f"Speaker verification with {loss}" if loss else "Speaker verification",
     )
+
+
+def _measured(path: Path) -> Mapping[str, Any]:
+    """The figures of ``metrics.json``: by trial list."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({error}); delete or restore it") from error
+    lists = content.get("lists", content) if isinstance(content, dict) else None
+    if not isinstance(lists, dict):
+        raise UserError(f"{path} holds no figures; delete or restore it")
+    return lists
 
 
 def _labels(path: Path) -> list[str]:

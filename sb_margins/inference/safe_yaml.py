@@ -1,274 +1,390 @@
-"""HyperPyYAML, read with an allow-list: the same meaning, none of the reach.
+"""The one reader of foreign YAML: HyperPyYAML's meaning, with references followed and
+nothing imported or run.
 
-This is an interpreter of its own rather than a filter in front of HyperPyYAML: what it
-does not know how to do, a file cannot make it do.
+Only what the wanted keys reach is looked at. The result is plain values and `Call`
+objects ("make this class with these arguments"), which `safe_build` turns into modules
+and `to_yaml` writes back. A tag or expression that is not handled here has no meaning.
 """
 
 from __future__ import annotations
 
-import functools
+import ast
+import copy
+import io
+import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import ruamel.yaml
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from sb_margins.errors import UserError
-from sb_margins.inference.allowed import PRETRAINER, locate, refusal
-from sb_margins.inference.arithmetic import evaluate
-from sb_margins.inference.budget import MemoryBudget
-from sb_margins.inference.yaml_graph import (
-    MAX_NODES,
-    PLAIN_TAGS,
-    STANDARD,
-    TUPLE,
-    check_graph,
-    compose,
-)
 
-MAX_NUMBER = 1_000_000  # of a size given to a class
+MAX_BYTES = 256 * 1024
+MAX_DEPTH = 40
+MAX_VALUES = 50_000  # counted as if every reference and alias were written out
+MAX_TEXT = 1000  # characters of a value that references are put into
+
+# Every torch.nn.Module subclass defined in these modules may be built. Their classes
+# were read: none opens a file, socket or process, imports by name or evaluates text.
+MODULES = frozenset(
+    f"speechbrain.{name}"
+    for name in (
+        "lobes.features",
+        "lobes.models.CRDNN",
+        "lobes.models.ContextNet",
+        "lobes.models.ECAPA_TDNN",
+        "lobes.models.ResNet",
+        "lobes.models.Xvector",
+        "nnet.CNN",
+        "nnet.RNN",
+        "nnet.activations",
+        "nnet.attention",
+        "nnet.containers",
+        "nnet.dropout",
+        "nnet.embedding",
+        "nnet.linear",
+        "nnet.losses",
+        "nnet.normalization",
+        "nnet.pooling",
+        "processing.features",
+    )
+) | {"sb_margins.classifiers", "sb_margins.similarity"}
+PRETRAINER = "speechbrain.utils.parameter_transfer.Pretrainer"
+HEAD = "sb_margins.select.head"  # of our own training YAMLs; reads only our own files
+SINGLE = {
+    f"new:{PRETRAINER}",
+    f"apply:{HEAD}",
+    "new:speechbrain.dataio.encoder.CategoricalEncoder",
+    "new:speechbrain.dataio.preprocess.AudioNormalizer",
+}
+
+_STANDARD = "tag:yaml.org,2002:"
+_PLAIN = {
+    _STANDARD + kind for kind in ("str", "int", "float", "bool", "null", "seq", "map")
+}
 _REFERENCE = re.compile(r"<[^<>]*>")
-_MISSING = object()
+_TUPLE = re.compile(r"\(.*\)", re.DOTALL)
+_OPERATORS: dict[type, Any] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.Pow: operator.pow,
+}
 
 
-@dataclass
-class LoadPlan:
-    """What a YAML's ``Pretrainer`` would load; ours to carry out, or not.
+@dataclass(eq=False)
+class Call:
+    """``!kind:name`` with its arguments; one object for each place in the file."""
 
-    Arguments
-    ---------
-    loadables : dict
-        Name to the object that takes the weights.
-    paths : dict of str to str
-        Name to a file, as written in the YAML.
+    kind: str
+    name: str
+    args: list[Any] = field(default_factory=list)
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+class Refused(UserError):
+    """Something that a safe load does not do, with the way out."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        super().__init__(
+            f"refused: {what}. A model folder could run any program through its YAML, "
+            "so only known network classes are built. If you trust whoever made this "
+            "model, load it with trust=True (--trust)"
+        )
+
+
+def is_allowed(kind: str, name: str) -> bool:
+    """Whether ``!kind:name`` may be built; nothing is imported.
 
     Example
     -------
-    >>> LoadPlan({"embedding_model": None}).paths
-    {}
+    >>> is_allowed("new", "torch.nn.Linear"), is_allowed("new", "os.system")
+    (True, False)
     """
+    module, _, last = name.rpartition(".")
+    if f"{kind}:{name}" in SINGLE:
+        return True
+    known = module in MODULES or module == "torch.nn"
+    return kind in ("new", "name") and known and last.isidentifier() and last[0] != "_"
 
-    loadables: dict[str, Any]
-    paths: dict[str, str] = field(default_factory=dict)
+
+def _compose(text: str) -> Node:
+    if len(text) > MAX_BYTES:
+        raise UserError(f"refused: the YAML is longer than {MAX_BYTES // 1024} KiB")
+    try:
+        node = ruamel.yaml.YAML(typ="safe", pure=True).compose(text)
+    except ruamel.yaml.error.YAMLError as error:
+        raise UserError(f"the YAML cannot be read: {error}") from error
+    except (RecursionError, ValueError, AssertionError, IndexError) as error:
+        raise UserError("refused: the YAML is nested too deeply or broken") from error
+    if node is None:
+        raise UserError("the YAML is empty; get it again")
+    return node
 
 
-class _Builder:
-    """Builds the values of one checked graph."""
+def _pairs(node: MappingNode) -> dict[Node, Node]:
+    """Keys and values of a mapping whose keys are plain text, each there once."""
+    seen = set()
+    for key, _ in node.value:
+        if str(key.tag) == _STANDARD + "merge":
+            raise Refused("a merge key '<<'")
+        if not isinstance(key, ScalarNode) or str(key.tag) not in _PLAIN:
+            raise Refused(f"a key that is not plain text: {key.tag}")
+        if key.value in seen:
+            raise UserError(f"the key '{key.value}' is there twice, in the YAML")
+        seen.add(key.value)
+    return dict(node.value)
 
-    def __init__(self, root: MappingNode, overrides: Mapping[str, Any]) -> None:
-        self.root = root
-        self.top = {key.value: value for key, value in root.value}
+
+def _calculate(node: ast.AST) -> Any:
+    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+        return node.value
+    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
+        left, right = _calculate(node.left), _calculate(node.right)
+        if isinstance(node.op, ast.Pow) and (abs(left) > 1e6 or abs(right) > 16):
+            raise UserError(f"refused: a power as large as {left} ** {right}")
+        return _OPERATORS[type(node.op)](left, right)
+    raise SyntaxError("not arithmetic")
+
+
+def evaluate(text: str) -> Any:
+    """A number when the text is arithmetic, else the text.
+
+    Example
+    -------
+    >>> evaluate("2 * 6"), evaluate("80"), evaluate("save/model")
+    (12, 80, 'save/model')
+    """
+    if len(text) > MAX_TEXT:
+        raise UserError(f"refused: a reference grows beyond {MAX_TEXT} characters")
+    try:
+        return _calculate(ast.parse(text.strip(), mode="eval").body)
+    except UserError:
+        raise
+    except (ZeroDivisionError, OverflowError) as error:
+        raise UserError(f"the YAML's arithmetic '{text}' fails: {error}") from error
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return text
+
+
+class _Reader:
+    """Reads nodes to values, following references and counting as it goes."""
+
+    def __init__(self, text: str, overrides: Mapping[str, Any]) -> None:
+        root = _compose(text)
+        if not isinstance(root, MappingNode) or str(root.tag) not in _PLAIN:
+            raise UserError("the YAML is not a mapping of names to values")
+        self.top: dict[str, Node] = {}
+        for key, node in root.value:
+            if isinstance(key, ScalarNode):
+                name = key.value
+                if name in self.top:
+                    raise UserError(f"the key '{name}' is there twice, in the YAML")
+                self.top[name] = node
+        unknown = sorted(set(overrides) - set(self.top))
+        if unknown:
+            raise UserError(f"the YAML has no {', '.join(unknown)} to override")
         self.overrides = overrides
-        self.built: dict[int, Any] = {}
-        self.open: set[int] = set()
-        self.left = MAX_NODES
+        self.done: dict[int, tuple[Any, int]] = {}  # by node: its value, its size
+        self.active: set[int] = set()
+        self.count = 0
         self.scalars = ruamel.yaml.YAML(typ="safe", pure=True).constructor
 
-    def build(self, node: Node) -> Any:
-        if id(node) in self.built:
-            return self.built[id(node)]
-        if id(node) in self.open:
-            raise UserError("refused: references in the YAML go round in a circle")
-        self.left -= 1
-        if self.left < 0:
+    def key(self, name: str) -> Any:
+        """The value of a top-level key."""
+        if name in self.overrides:
+            return self.overrides[name]
+        return self.read(self.top[name])
+
+    def read(self, node: Node) -> Any:
+        """The value of a node."""
+        value, size = self.done.get(id(node), (None, 1))
+        self.count += size
+        if self.count > MAX_VALUES:
             raise UserError(
-                f"refused: the YAML unfolds to more than {MAX_NODES} values"
+                f"refused: the YAML unfolds to more than {MAX_VALUES} values through "
+                "its references and aliases"
             )
-        self.open.add(id(node))
-        try:
-            value = self._value(node)
-        finally:
-            self.open.discard(id(node))
-        self.built[id(node)] = value
+        if id(node) in self.done:
+            return value
+        if id(node) in self.active:
+            raise UserError("refused: references in the YAML form a circle")
+        if len(self.active) > MAX_DEPTH:
+            raise UserError(f"refused: the YAML is nested deeper than {MAX_DEPTH}")
+        before = self.count - 1
+        self.active.add(id(node))
+        value = self._value(node)
+        self.active.discard(id(node))
+        self.done[id(node)] = value, self.count - before
         return value
 
     def _value(self, node: Node) -> Any:
         tag = str(node.tag)
-        if tag in ("!ref", "!copy"):
-            return self._reference(node.value, fresh=tag == "!copy")
+        if tag in ("!ref", "!copy", "!tuple"):
+            if not isinstance(node, ScalarNode):
+                raise Refused(f"{tag} on something that is not text")
+            if tag == "!tuple":
+                return self._tuple(node.value)
+            value = self._reference(node.value)
+            return copy.deepcopy(value) if tag == "!copy" else value
         if tag == "!PLACEHOLDER":
             raise UserError("the YAML has a !PLACEHOLDER; override it with a value")
-        if tag.startswith("!new:"):
-            return self._object(tag[len("!new:") :], node)
-        if tag.startswith("!name:"):
-            found = locate(tag[len("!name:") :])
-            args, kwargs = self._arguments(node)
-            return (
-                functools.partial(found, *args, **kwargs) if args or kwargs else found
-            )
+        if tag not in _PLAIN:
+            return self._call(tag, node)
         if isinstance(node, SequenceNode):
-            return [self.build(item) for item in node.value]
+            return [self.read(item) for item in node.value]
         if isinstance(node, MappingNode):
-            return {self._scalar(key): self.build(item) for key, item in node.value}
+            return {self._scalar(k): self.read(v) for k, v in _pairs(node).items()}
         return self._scalar(node)
 
-    def _scalar(self, node: Node) -> Any:
-        tag, text = str(node.tag), node.value
-        plain = tag == STANDARD + "str" and not getattr(node, "style", None)
-        if tag == "!tuple" or (plain and TUPLE.fullmatch(text)):
+    def _call(self, tag: str, node: Node) -> Call:
+        kind, _, name = tag.removeprefix("!").partition(":")
+        if not tag.startswith("!") or not is_allowed(kind, name):
+            raise Refused(tag.replace(_STANDARD, "!!"))
+        call = Call(kind, name)
+        if isinstance(node, MappingNode):
+            call.kwargs = {k.value: self.read(v) for k, v in _pairs(node).items()}
+        elif isinstance(node, SequenceNode):
+            call.args = [self.read(item) for item in node.value]
+        elif node.value:
+            raise UserError(f"{tag} takes arguments as a list or a mapping")
+        return call
+
+    def _scalar(self, node: Any) -> Any:
+        kind, text = str(node.tag).removeprefix(_STANDARD), node.value
+        if kind == "str" and not node.style and _TUPLE.fullmatch(text):
             return self._tuple(text)
-        make = {
-            "int": self.scalars.construct_yaml_int,
-            "float": self.scalars.construct_yaml_float,
-            "bool": self.scalars.construct_yaml_bool,
-            "null": self.scalars.construct_yaml_null,
-        }.get(tag.removeprefix(STANDARD))
+        if kind == "str":
+            return text
         try:
-            return text if make is None else make(node)
+            return getattr(self.scalars, f"construct_yaml_{kind}")(node)
         except (ValueError, KeyError) as error:
-            raise UserError(f"the YAML value '{text[:50]}' is not a {tag}") from error
+            raise UserError(f"the YAML value '{text[:50]}' is not a {kind}") from error
 
     def _tuple(self, text: str) -> tuple:
-        items = compose(f"[{text[1:-1]}]")
-        check_graph(items)
-        simple = isinstance(items, SequenceNode) and all(
-            isinstance(item, ScalarNode) and str(item.tag) in PLAIN_TAGS
+        items = _compose(f"[{text[1:-1]}]")
+        if not isinstance(items, SequenceNode) or not all(
+            isinstance(item, ScalarNode) and str(item.tag) in _PLAIN
             for item in items.value
-        )
-        if not simple:
-            raise refusal(f"the tuple {text[:50]}")
+        ):
+            raise Refused(f"the tuple {text[:50]}")
         return tuple(self._scalar(item) for item in items.value)
 
-    def _reference(self, text: str, fresh: bool) -> Any:
+    def _reference(self, text: str) -> Any:
         if _REFERENCE.fullmatch(text):
-            return self._referred(text, fresh)
+            return self._referred(text)
 
         def word(match: re.Match) -> str:
-            value = self._referred(match[0], fresh=False)
+            value = self._referred(match[0])
             if value is not None and not isinstance(value, (str, int, float)):
-                raise refusal(f"'{match[0]}' inside text (it is not text or a number)")
+                raise Refused(f"'{match[0]}' inside text (it is not text or a number)")
             return str(value)
 
-        return evaluate(_REFERENCE.sub(word, text[:MAX_NODES]))
+        return evaluate(_REFERENCE.sub(word, text[:MAX_BYTES]))
 
-    def _referred(self, reference: str, fresh: bool) -> Any:
+    def _referred(self, reference: str) -> Any:
         path = reference.strip("<>")
         if "." in path:
-            raise refusal(f"the attribute reference {reference}")
+            raise Refused(f"the attribute reference {reference}")
         first, *rest = (part.strip("]") for part in path.split("["))
         if first in self.overrides and not rest:
             return self.overrides[first]
-        node = self.top.get(first, _MISSING)
+        node: Any = self.top.get(first)
         for part in rest:
-            node = self._below(node, part)
-        if not isinstance(node, Node):
+            pairs = _pairs(node) if isinstance(node, MappingNode) else {}
+            node = next((v for k, v in pairs.items() if k.value == part), None)
+        if node is None:
             raise UserError(f"the YAML refers to {reference}, which is not there")
-        if not fresh:
-            return self.build(node)
-        # A copy shares nothing that is built inside it.
-        kept, self.built = self.built, {}
-        try:
-            return self.build(node)
-        finally:
-            self.built = kept
-
-    @staticmethod
-    def _below(node: Any, part: str) -> Any:
-        if isinstance(node, MappingNode):
-            return next((v for k, v in node.value if k.value == part), _MISSING)
-        return _MISSING
-
-    def _arguments(self, node: Node) -> tuple[list, dict]:
-        if isinstance(node, MappingNode):
-            values = {k.value: self.build(v) for k, v in node.value}
-            _check_numbers(list(values.values()))
-            return [], values
-        if isinstance(node, SequenceNode):
-            items = [self.build(item) for item in node.value]
-            _check_numbers(items)
-            return items, {}
-        if node.value:
-            raise UserError(f"{node.tag} takes arguments as a list or a mapping")
-        return [], {}
-
-    def _object(self, name: str, node: Node) -> Any:
-        args, kwargs = self._arguments(node)
-        if name == PRETRAINER:
-            return _plan(args, kwargs)
-        found = locate(name)
-        try:
-            return found(*args, **kwargs)
-        except UserError:
-            raise
-        except Exception as error:  # whatever a class says about its arguments
-            raise UserError(f"{name} cannot be built from its YAML: {error}") from error
+        return self.read(node)
 
 
-def _check_numbers(values: list) -> None:
-    """Sizes must be credible, however deep in a list they are."""
-    for value in values:
-        if isinstance(value, (list, tuple)):
-            _check_numbers(list(value))
-        elif isinstance(value, (int, float)) and abs(value) > MAX_NUMBER:
-            raise UserError(f"refused: {value} is not a credible setting of a network")
+def read_hparams(
+    text: str,
+    names: Iterable[str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The wanted top-level keys that are there, and those that they refer to; all keys
+    when ``names`` is None."""
+    overrides = dict(overrides or {})
+    reader = _Reader(text, overrides)
+    names = list(reader.top if names is None else names)
+    try:
+        values = {name: reader.key(name) for name in names if name in reader.top}
+    except RecursionError as error:
+        raise UserError("refused: the YAML's references are too deep") from error
+    for name, node in reader.top.items():
+        if id(node) in reader.done:
+            values.setdefault(name, reader.done[id(node)][0])
+    return {name: values[name] for name in reader.top if name in values}
 
 
-def _plan(args: list, kwargs: dict) -> LoadPlan:
-    extra = set(kwargs) - {"loadables", "paths", "collect_in"}
-    if args or extra:
-        named = ", ".join(sorted(extra)) or "unnamed arguments"
-        raise refusal(f"{named} of the Pretrainer")
-    loadables, paths = kwargs.get("loadables") or {}, kwargs.get("paths") or {}
-    if not isinstance(loadables, dict) or not isinstance(paths, dict):
-        raise UserError("the Pretrainer's loadables and paths must be mappings")
-    return LoadPlan(dict(loadables), {str(k): str(v) for k, v in paths.items()})
+def read_text(path: Path) -> str:
+    """The text of a YAML file of acceptable length."""
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise UserError(f"refused: {path} is longer than {MAX_BYTES // 1024} KiB")
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text: {error}") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
 
 
-def safe_hparams(text: str, overrides: Mapping[str, Any] | None = None) -> dict:
-    """Build what a model's YAML describes, from allowed classes only.
+def _represent(dumper: Any, value: Any) -> Node:
+    if isinstance(value, tuple):
+        text = ", ".join(str(item) for item in value)
+        return dumper.represent_scalar("!tuple", f"({text})")
+    if isinstance(value, str):
+        style = "'" if _TUPLE.fullmatch(value) else None
+        return dumper.represent_scalar(_STANDARD + "str", value, style=style)
+    if isinstance(value, list):
+        return dumper.represent_sequence(_STANDARD + "seq", value, flow_style=True)
+    tag, content = _STANDARD + "map", value
+    if isinstance(value, Call):
+        tag, content = f"!{value.kind}:{value.name}", value.kwargs or value.args
+        if not content:
+            return dumper.represent_scalar(tag, "")
+    if isinstance(content, list):
+        return dumper.represent_sequence(tag, content, flow_style=True)
+    return dumper.represent_mapping(tag, content, flow_style=False)
 
-    References, copies, sums and tuples mean what they mean in HyperPyYAML;
-    ``!apply:``, ``!applyref:``, ``!module:``, ``!include:``, attribute references,
-    merge keys and Python tags are refused, and so is any class that is not on the
-    list of `sb_margins.inference.allowed`. Nothing is built, and nothing is
-    imported, before the whole file has been looked at.
 
-    Arguments
-    ---------
-    text : str
-        The YAML.
-    overrides : mapping, optional
-        Top-level keys to plain values that replace those of the file.
+class _Representer(ruamel.yaml.representer.SafeRepresenter):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
-    Returns
-    -------
-    dict
-        As ``load_hyperpyyaml`` would return, the Pretrainer as a `LoadPlan`.
+    def represent_mapping(self, tag: Any, mapping: Any, flow_style: Any = None) -> Any:
+        return super().represent_mapping(tag, list(mapping.items()), flow_style)
 
-    Raises
-    ------
-    UserError
-        Naming what was refused, or what is wrong.
+
+for _kind in (tuple, str, list, dict, Call):
+    _Representer.add_representer(_kind, _represent)
+
+
+def to_yaml(values: Mapping[str, Any]) -> str:
+    """YAML text of values and calls, without references.
 
     Example
     -------
-    >>> built = safe_hparams(
-    ...     "n: 3\\nnet: !new:torch.nn.Linear [!ref <n>, !ref <n> * 2]"
-    ... )
-    >>> built["net"]
-    Linear(in_features=3, out_features=6, bias=True)
-    >>> safe_hparams("x: !new:subprocess.Popen [ls]")
-    Traceback (most recent call last):
-    ...
-    sb_margins.errors.UserError: refused: !new:subprocess.Popen. ...
+    >>> print(to_yaml({"x": [1, 2], "net": Call("new", "a.B", [], {"n": 4})}), end="")
+    x: [1, 2]
+    net: !new:a.B
+      n: 4
     """
-    overrides = dict(overrides or {})
-    root = compose(text)
-    if not isinstance(root, MappingNode) or str(root.tag) not in PLAIN_TAGS:
-        raise UserError("the YAML is not a mapping of names to values")
-    check_graph(root)
-    builder = _Builder(root, overrides)
-    unknown = set(overrides) - set(builder.top)
-    if unknown:
-        raise UserError(f"the YAML has no {', '.join(sorted(unknown))} to override")
-    values: dict[str, Any] = {}
-    try:
-        with MemoryBudget():
-            for name, node in builder.top.items():
-                kept = overrides.get(name, _MISSING)
-                values[name] = builder.build(node) if kept is _MISSING else kept
-    except RecursionError as error:
-        raise UserError("refused: the YAML's references are too deep") from error
-    return {name: value for name, value in values.items() if name[:2] != "__"}
+    yaml: Any = ruamel.yaml.YAML(typ="safe", pure=True)
+    yaml.Representer = _Representer
+    yaml.width = 88
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False
+    yaml.allow_unicode = True
+    out = io.StringIO()
+    yaml.dump(dict(values), out)
+    return out.getvalue()

@@ -14,6 +14,11 @@ from sb_margins.verification.metrics import threshold_at
 
 # The name in the model folder, the false-alarm rate aimed at (None: the EER point).
 POINTS: dict[str, float | None] = {"eer": None, "far1": 0.01, "far0.1": 0.001}
+MEANING = {
+    "eer": "false alarms and misses equally frequent",
+    "far1": "at most 1 % false alarms",
+    "far0.1": "at most 0.1 % false alarms",
+}
 
 # Fewer expected false alarms than this, and the value is mostly luck.
 FEW = 5
@@ -21,51 +26,17 @@ FEW = 5
 
 @dataclass(frozen=True)
 class Threshold:
-    """A score at which to decide, and how it was found.
-
-    Arguments
-    ---------
-    value : float
-        Scores above it are taken for the same speaker.
-    far : float
-        Share of non-target trials above it, on the calibration data.
-    miss : float
-        Share of target trials not above it, on the calibration data.
-    data : str
-        The calibration data, in words.
-
-    Example
-    -------
-    >>> print(Threshold(0.5, 0.01, 0.1, "dev trials").describe())
-    false alarms 1.00 %, misses 10.00 % on dev trials
-    """
+    """A score at which to decide, and how it was found: ``far`` and ``miss`` are the
+    shares of non-target trials above and of target trials not above ``value``, on the
+    calibration data that ``data`` names."""
 
     value: float
     far: float
     miss: float
     data: str
 
-    def describe(self) -> str:
-        """One line for people.
-
-        Returns
-        -------
-        str
-            Error rates and the data they come from.
-        """
-        return (
-            f"false alarms {100 * self.far:.2f} %, "
-            f"misses {100 * self.miss:.2f} % on {self.data}"
-        )
-
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for YAML.
-
-        Returns
-        -------
-        dict
-            value, far, miss, data.
-        """
+        """Plain values, for YAML."""
         return asdict(self)
 
 
@@ -111,20 +82,20 @@ def calibrate_thresholds(scores: Any, labels: Any, data: str) -> dict[str, Thres
             "thresholds need target and non-target trials; "
             f"got {target.size} and {nontarget.size}"
         )
-    told = f"{data} ({target.size} target, {nontarget.size} non-target)"
-    found = {}
+    trials = f"{data} ({target.size} target, {nontarget.size} non-target)"
+    points = {}
     for name, far in POINTS.items():
         value = threshold_at(score, label, far=far)
         note = ""
         if far is not None and far * nontarget.size < FEW:
             note = f"; too few non-target trials to place {100 * far:g} % well"
-        found[name] = Threshold(
+        points[name] = Threshold(
             value,
             float((nontarget > value).mean()),
             float((target <= value).mean()),
-            told + note,
+            trials + note,
         )
-    return found
+    return points
 
 
 def calibrate_llr(scores: Any, labels: Any, data: str) -> dict[str, Any]:
@@ -163,25 +134,36 @@ def calibrate_llr(scores: Any, labels: Any, data: str) -> dict[str, Any]:
     }
 
 
+def _finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and bool(np.isfinite(value))
+
+
+def checked_thresholds(given: Any) -> dict[str, dict[str, Any]]:
+    """Named thresholds with a finite value, as a model folder gives them."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping) or not all(
+        isinstance(entry, Mapping) and _finite(entry.get("value"))
+        for entry in given.values()
+    ):
+        raise UserError("the model's thresholds must be finite numbers with a name")
+    return {str(name): dict(entry) for name, entry in given.items()}
+
+
+def checked_calibration(given: Any) -> dict[str, Any] | None:
+    """A finite scale and offset, as a model folder gives them."""
+    if given is None:
+        return None
+    if not isinstance(given, Mapping) or not (
+        _finite(given.get("scale")) and _finite(given.get("offset"))
+    ):
+        raise UserError("the model's calibration must have a finite scale and offset")
+    return dict(given)
+
+
 def choose(thresholds: Mapping[str, Any], wanted: str | float | None) -> float | None:
-    """A threshold by name or by value.
-
-    Arguments
-    ---------
-    thresholds : mapping of str to Threshold or mapping
-        What the model folder holds.
-    wanted : str or float or None
-        A name in ``thresholds``, a number (also as text), or None for ``eer``.
-
-    Returns
-    -------
-    float or None
-        None only when nothing is wanted by name and the folder holds none.
-
-    Raises
-    ------
-    UserError
-        When the name is not there.
+    """A threshold by name, by value (also as text), or ``eer`` when None is wanted and
+    there is one.
 
     Example
     -------
@@ -193,9 +175,7 @@ def choose(thresholds: Mapping[str, Any], wanted: str | float | None) -> float |
             return None
         wanted = "eer"
     if isinstance(wanted, str) and wanted in thresholds:
-        entry = thresholds[wanted]
-        value = entry.value if isinstance(entry, Threshold) else entry["value"]
-        return float(value)
+        return float(thresholds[wanted]["value"])
     try:
         number = float(wanted)
     except ValueError:
@@ -207,3 +187,24 @@ def choose(thresholds: Mapping[str, Any], wanted: str | float | None) -> float |
     if not np.isfinite(number):
         raise UserError(f"a threshold must be a finite number, not {wanted}")
     return number
+
+
+def describe(thresholds: Mapping[str, Mapping[str, Any]], wanted: Any = None) -> str:
+    """What the chosen threshold means, in words.
+
+    Example
+    -------
+    >>> eer = {"value": 0.4, "far": 0.05, "miss": 0.05, "data": "dev"}
+    >>> describe({"eer": eer}), describe({}, "0.3")
+    ('eer: false alarms 5 %, misses 5 % on dev', 'given by you')
+    """
+    name = wanted or "eer"
+    if name not in thresholds:
+        return "given by you"
+    entry = thresholds[name]
+    rates = [
+        f"{label} {100 * entry[key]:.3g} %"
+        for key, label in (("far", "false alarms"), ("miss", "misses"))
+        if isinstance(entry.get(key), (int, float))
+    ]
+    return f"{name}: {', '.join(rates)} on {entry.get('data', 'unknown data')}"

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from sb_margins.errors import UserError
 from sb_margins.inference.embedder import PathLike, SpeakerEmbedder
 from sb_margins.inference.enrolled import EnrolledSet, locked
-from sb_margins.inference.settings import (
-    as_similarity,
+from sb_margins.inference.thresholds import (
     checked_calibration,
     checked_thresholds,
+    choose,
 )
-from sb_margins.inference.thresholds import choose
+from sb_margins.similarity import CosineSimilarity
 
 
 @dataclass(frozen=True)
@@ -378,3 +378,15 @@ class SpeakerVerifier(SpeakerEmbedder):
             Match(self.enrolled.names[i], s, None if limit is None else s > limit)
             for s, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)
         ]
+
+
+def as_similarity(given: Any) -> nn.Module:
+    """What compares embeddings, from the ``similarity`` of a model folder."""
+    if given is None or isinstance(given, nn.CosineSimilarity) or given == "cosine":
+        return CosineSimilarity()
+    if isinstance(given, nn.Module) and hasattr(given, "matrix"):
+        return given
+    raise UserError(
+        "the model's similarity must be a torch.nn.CosineSimilarity or one of "
+        f"sb_margins.similarity, not {type(given).__name__}"
+    )

@@ -10,8 +10,7 @@ import torch
 from speechbrain.dataio.encoder import CategoricalEncoder
 from torch import Tensor
 
-from sb_margins.inference.encoder_weights import load_encoder_weights
-from sb_margins.inference.results import best_checkpoint
+from sb_margins.inference.results import best_checkpoint, load_encoder_weights
 
 
 def start_from(

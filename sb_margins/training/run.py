@@ -19,8 +19,8 @@ from speechbrain.utils.distributed import (
 from sb_margins.data import Prepared, prepare
 from sb_margins.data.trials import read_trials
 from sb_margins.encoder import SpeakerEncoder
-from sb_margins.inference.heads import similarity_of
 from sb_margins.plots.curves import plot_training
+from sb_margins.similarity import similarity_of
 from sb_margins.training.brain import SpeakerBrain, Stats
 from sb_margins.training.checkpoints import checkpointer_for
 from sb_margins.training.checks import (

@@ -11,20 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from model_folders import encode, modules, settings
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
-
-from model_folders import encode, modules, settings  # noqa: E402
-
-from sb_margins import select  # noqa: E402
-from sb_margins.cli import main as cli  # noqa: E402
-from sb_margins.inference import (  # noqa: E402
+from sb_margins import select
+from sb_margins.audio import read_recording
+from sb_margins.cli import main as cli
+from sb_margins.inference import (
     SpeakerVerifier,
     calibrate_thresholds,
     export_model,
     similarity_of,
 )
-from sb_margins.inference.audio import read_recording  # noqa: E402
 
 # Plain SpeechBrain, with our package out of reach.
 STOCK = """

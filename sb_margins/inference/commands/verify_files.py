@@ -8,39 +8,7 @@ from typing import Any
 
 from sb_margins.errors import UserError
 from sb_margins.inference.commands.common import load, parser_for, tell_notes
-
-
-def meaning(thresholds: dict[str, dict[str, Any]], wanted: str | None) -> str:
-    """What a threshold means, in words.
-
-    Arguments
-    ---------
-    thresholds : dict
-        Of the model.
-    wanted : str, optional
-        What was asked for: a name, a number or nothing.
-
-    Returns
-    -------
-    str
-
-    Example
-    -------
-    >>> meaning({"eer": {"value": 0.4, "far": 0.05, "miss": 0.05, "data": "dev"}}, None)
-    'eer: false alarms 5 %, misses 5 % on dev'
-    >>> meaning({}, "0.3")
-    'given by you'
-    """
-    name = wanted or "eer"
-    if name not in thresholds:
-        return "given by you"
-    entry = thresholds[name]
-    rates = [
-        f"{label} {100 * entry[key]:.3g} %"
-        for key, label in (("far", "false alarms"), ("miss", "misses"))
-        if isinstance(entry.get(key), (int, float))
-    ]
-    return f"{name}: {', '.join(rates)} on {entry.get('data', 'unknown data')}"
+from sb_margins.inference.thresholds import describe
 
 
 def main(argv: list[str]) -> int:
@@ -83,7 +51,7 @@ def main(argv: list[str]) -> int:
     what = "negative Poincaré distance" if _is_distance(model) else "cosine similarity"
     if args.json:
         found = {"score": score, "threshold": limit, "same": same, "llr": llr}
-        means = None if limit is None else meaning(model.thresholds, args.threshold)
+        means = None if limit is None else describe(model.thresholds, args.threshold)
         print(json.dumps({**found, "threshold_meaning": means, "notes": notes}))
         return 0
     print(f"score      {score:.4f}  ({what}; larger: more alike)")
@@ -92,7 +60,7 @@ def main(argv: list[str]) -> int:
             "threshold  none: the model has no calibrated one; give --threshold SCORE"
         )
         return 0
-    print(f"threshold  {limit:.4f}  ({meaning(model.thresholds, args.threshold)})")
+    print(f"threshold  {limit:.4f}  ({describe(model.thresholds, args.threshold)})")
     if llr is not None:
         times = math.exp(min(abs(llr), 700))
         kind = "the same speaker" if llr > 0 else "two speakers"

@@ -2,7 +2,9 @@
 
 Each case changes a good model folder. Payloads make the file ``mark``, outside of the
 folder; ``LIVE`` names those that plain HyperPyYAML is known to run, so that the tests
-can show that the corpus is not made of blanks.
+can show that the corpus is not made of blanks. ``KEYS`` names the top-level key that a
+case adds: nothing refers to it, so a safe load may pass over it; with `reach` something
+does, and it must be refused.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import torch
 
 CASES: dict[str, Callable[[Path, Path], None]] = {}
 LIVE: set[str] = set()
+KEYS: dict[str, str] = {}
 
 
 def case(function):
@@ -41,13 +44,19 @@ def prepend(folder: Path, text: str) -> None:
     path.write_text(text + "\n" + path.read_text())
 
 
-def yaml_case(name: str, text: str, live: bool = False) -> None:
+def reach(folder: Path, key: str) -> None:
+    """Let a setting that is read refer to a key."""
+    append(folder, f"calibration: {{scale: 1.0, offset: 0.0, data: !ref <{key}>}}")
+
+
+def yaml_case(name: str, text: str, live: bool = False, key: str = "x") -> None:
     """A case that appends YAML; {mark} is the payload's file."""
 
     def change(folder: Path, mark: Path) -> None:
         append(folder, text.replace("{mark}", str(mark)))
 
     CASES[name] = change
+    KEYS[name] = key
     if live:
         LIVE.add(name)
 
@@ -72,8 +81,12 @@ yaml_case(
     live=True,
 )
 yaml_case("as_key", "{? !apply:os.system ['touch {mark}'] : 1}")
-yaml_case("anchor", "x: &e !apply:os.system ['touch {mark}']\ny: *e", live=True)
-yaml_case("double_underscore", "__x: !apply:os.system ['touch {mark}']", live=True)
+yaml_case(
+    "anchor", "x: &e !apply:os.system ['touch {mark}']\ny: *e", live=True, key="y"
+)
+yaml_case(
+    "double_underscore", "__x: !apply:os.system ['touch {mark}']", live=True, key="__x"
+)
 yaml_case(
     "python_tag", "x: !!python/object/apply:os.system ['touch {mark}']", live=True
 )
@@ -107,7 +120,7 @@ yaml_case(
     "getattr_chain",
     "x: !apply:getattr [!ref <embedding_model>, forward]",
 )
-yaml_case("merge_key", "x: &b {a: 1}\ny: {<<: *b}")
+yaml_case("merge_key", "x: &b {a: 1}\ny: {<<: *b}", key="y")
 yaml_case("binary", "x: !!binary aGVsbG8=")
 yaml_case("made_up_tag", "x: !anything 1")
 yaml_case("placeholder", "x: !PLACEHOLDER")
@@ -121,6 +134,7 @@ def tag_directive(folder, mark):
 
 
 LIVE.add("tag_directive")
+KEYS["tag_directive"] = "x"
 
 
 @case
@@ -130,6 +144,7 @@ def include_beside(folder, mark):
 
 
 LIVE.add("include_beside")
+KEYS["include_beside"] = "x"
 
 
 @case
@@ -138,10 +153,16 @@ def include_outside(folder, mark):
     append(folder, "x: !include:../more.yaml")
 
 
+KEYS["include_outside"] = "x"
+
+
 @case
 def module_in_the_folder(folder, mark):
     (folder / "payload.py").write_text(f"open({str(mark)!r}, 'w')\nclass Net: pass\n")
     append(folder, "x: !new:payload.Net")
+
+
+KEYS["module_in_the_folder"] = "x"
 
 
 @case
@@ -276,12 +297,18 @@ def alias_bomb(folder, mark):
     append(folder, "\n".join(lines))
 
 
+KEYS["alias_bomb"] = "b11"
+
+
 @case
 def copy_bomb(folder, mark):
     lines = ["c0: [lol, lol, lol, lol]"]
     for i in range(1, 14):
         lines.append(f"c{i}: [{', '.join([f'!copy <c{i - 1}>'] * 8)}]")
     append(folder, "\n".join(lines))
+
+
+KEYS["copy_bomb"] = "c13"
 
 
 @case
@@ -292,9 +319,12 @@ def text_bomb(folder, mark):
     append(folder, "\n".join(lines))
 
 
+KEYS["text_bomb"] = "t11"
+
+
 yaml_case("power_bomb", "p: 9\nx: !ref <p>**<p>**<p>**<p>")
 yaml_case("division_by_zero", "p: 0\nx: !ref 1 / <p>")
-yaml_case("digits", f"p: {'9' * 6000}")
+yaml_case("digits", f"p: {'9' * 6000}", key="p")
 yaml_case("deep_lists", "x: " + "[" * 1000 + "]" * 1000)
 yaml_case("deep_sum", "p: 1\nx: !ref <p>" + "+(1" * 300 + ")" * 300 + "+(1" * 9999)
 yaml_case("itself", "x: &x [1, *x]")
@@ -304,6 +334,69 @@ yaml_case("terabytes", "x: !new:torch.nn.Linear [1000000000000, 10]")
 yaml_case("many_layers", "x: !new:torch.nn.LSTM [4, 4, 9000000]")
 yaml_case("negative", "x: !new:torch.nn.Linear [-1, 4]")
 yaml_case("long", "# " + "x" * 600_000)
+
+
+def doubled(first: str, tag: str, times: int = 40) -> str:
+    lines = [f"d0: {first}"]
+    for i in range(1, times + 1):
+        lines.append(f"d{i}: {tag} [!ref <d{i - 1}>, !ref <d{i - 1}>]")
+    return "\n".join(lines)
+
+
+yaml_case("doubled_lists", doubled("[1, 2]", ""), key="d40")
+yaml_case(
+    "doubled_networks",
+    doubled("!new:torch.nn.ReLU", "!new:torch.nn.Sequential"),
+    key="d40",
+)
+yaml_case(
+    "doubled_in_text", "d: !ref <sample_rate><sample_rate>\nx: !ref " + "<d>" * 200
+)
+yaml_case(
+    "clones",
+    "layer: !new:torch.nn.TransformerEncoderLayer [8, 2]\n"
+    "x: !new:torch.nn.TransformerEncoder [!ref <layer>, 900000]",
+)
+yaml_case(
+    "wide_context",
+    "x: !new:speechbrain.processing.features.ContextWindow [900000, 900000]",
+)
+yaml_case(
+    "wide_cosines", "x: !new:speechbrain.processing.features.DCT [900000, 900000]"
+)
+yaml_case(
+    "head_with_a_power",
+    "x: !apply:sb_margins.select.head\n  loss: am\n  input_size: 4\n"
+    "  out_neurons: 4\n  scale: '<out_neurons>**9**9**9'",
+)
+yaml_case(
+    "head_from_elsewhere",
+    "x: !apply:sb_margins.select.head [../../payload, 4, 4]",
+)
+
+
+def encoder_case(name: str, old: str, new: str) -> None:
+    """A case that changes a setting of the encoder."""
+
+    def change(folder: Path, mark: Path) -> None:
+        replace(folder, old, new)
+
+    CASES[name] = change
+
+
+FEATURES = "n_mels: 40"
+encoder_case("wide_transform", FEATURES, "n_mels: 40\n  n_fft: 1000000")
+encoder_case("wide_window", FEATURES, "n_mels: 40\n  win_length: 900000")
+encoder_case("tiny_hop", FEATURES, "n_mels: 40\n  n_fft: 900000\n  hop_length: 0.1")
+encoder_case("no_hop", FEATURES, "n_mels: 40\n  hop_length: 0")
+encoder_case("wide_bank", FEATURES, "n_mels: 900000\n  n_fft: 900000")
+encoder_case("wide_neighbours", FEATURES, "n_mels: 40\n  left_frames: 900000")
+encoder_case(
+    "magnified",
+    "!new:speechbrain.processing.features.InputNormalization\n"
+    "  norm_type: sentence\n  std_norm: false",
+    "!new:torch.nn.Upsample\n  scale_factor: 900000",
+)
 
 
 @case
@@ -419,6 +512,73 @@ def nested_tensor_weight(folder, mark):
 def complex_weight(folder, mark):
     def change(weights):
         weights["fc.conv.weight"] = weights["fc.conv.weight"].to(torch.complex64)
+
+    change_weights(folder, change)
+
+
+class Bytes:
+    """Pickled, it allocates when unpickled."""
+
+    def __reduce__(self):
+        return (bytearray, (3_000_000_000,))
+
+
+@case
+def bytes_in_weights(folder, mark):
+    change_weights(folder, lambda w: {"weight": Bytes()})
+
+
+@case
+def memo_in_weights(folder, mark):
+    """The C unpickler allocates its memo up to the largest index."""
+    put = pickle.LONG_BINPUT + (2**31).to_bytes(4, "little")
+    repack(folder, lambda data: data[:2] + b"}" + put + b".")
+
+
+@case
+def keys_in_weights(folder, mark):
+    """The hash of a tuple that holds itself twice, 40 times over."""
+    nested = b"K\x01\x85" + b"q\x00h\x00\x86" * 40
+    repack(folder, lambda data: data[:2] + b"}" + nested + b"K\x01s.")
+
+
+def repack(folder: Path, change: Callable[[bytes], bytes], **sizes: int) -> None:
+    """Write the weights file again with another pickle."""
+    path = folder / "embedding_model.ckpt"
+    with zipfile.ZipFile(path) as old:
+        entries = {name: old.read(name) for name in old.namelist()}
+    with zipfile.ZipFile(path, "w") as new:
+        for name, content in entries.items():
+            new.writestr(name, change(content) if "data.pkl" in name else content)
+
+
+@case
+def directory_in_the_directory(folder, mark):
+    """A zip64 record that tells other sizes than the plain one."""
+    path = folder / "embedding_model.ckpt"
+    content = bytearray(path.read_bytes())
+    at = content.rfind(b"PK\x01\x02")
+    content[at + 20 : at + 28] = (0xFFFFFFF0).to_bytes(4, "little") * 2
+    path.write_bytes(bytes(content))
+
+
+@case
+def half_a_storage(folder, mark):
+    """A storage shorter than its tensors: what lies behind it must not be read."""
+    path = folder / "embedding_model.ckpt"
+    with zipfile.ZipFile(path) as old:
+        entries = {name: old.read(name) for name in old.namelist()}
+    with zipfile.ZipFile(path, "w") as new:
+        for name, content in entries.items():
+            half = len(content) // 2 if "/data/" in name else len(content)
+            new.writestr(name, content[:half])
+
+
+@case
+def zero_weights(folder, mark):
+    def change(weights):
+        for value in weights.values():
+            value.zero_()
 
     change_weights(folder, change)
 
@@ -544,9 +704,7 @@ def features_that_do_not_fit(folder, mark):
 
 @case
 def similarity_of_another_kind(folder, mark):
-    replace(
-        folder, "!new:torch.nn.CosineSimilarity\n  dim: -1\n  eps: 1.0e-6", "euclid"
-    )
+    replace(folder, "!new:torch.nn.CosineSimilarity\n  dim: -1\n  eps: 1e-06", "euclid")
 
 
 @case

@@ -15,7 +15,6 @@ from speechbrain.inference.speaker import SpeakerRecognition
 
 from sb_margins.errors import UserError
 from sb_margins.inference import EnrolledSet, SpeakerVerifier
-from sb_margins.inference.commands.verify_files import meaning
 from sb_margins.similarity import CosineSimilarity, PoincareSimilarity
 from sb_margins.verification import embed
 
@@ -415,13 +414,6 @@ def test_ten_thousand_speakers(folder, ball_folder, tmp_path, similarity):
 
 
 # Words
-
-
-def test_meaning():
-    told = meaning(
-        {"far1": {"value": 1, "far": 0.01, "miss": 0.2, "data": "dev"}}, "far1"
-    )
-    assert told == "far1: false alarms 1 %, misses 20 % on dev"
 
 
 def test_wrong_devices(folder):

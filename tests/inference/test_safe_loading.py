@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import subprocess
 import sys
+import time
+from contextlib import contextmanager
 
 import hostile_models
 import pytest
@@ -16,7 +19,8 @@ from speechbrain.inference.speaker import SpeakerRecognition
 
 from sb_margins.errors import UserError
 from sb_margins.inference import SpeakerVerifier, safe_hparams
-from sb_margins.inference.allowed import MODULES, locate
+from sb_margins.inference.safe_build import locate
+from sb_margins.inference.safe_yaml import MODULES
 
 
 @pytest.fixture(scope="module")
@@ -37,20 +41,48 @@ def test_the_corpus_is_large():
     assert len(hostile_models.CASES) >= 80
 
 
-@pytest.mark.parametrize("name", sorted(hostile_models.CASES))
-def test_hostile_folder_is_refused(name, copy, tmp_path, monkeypatch):
-    mark = tmp_path / "mark"
-    hostile_models.CASES[name](copy, mark)
+@contextmanager
+def watched(copy, tmp_path, monkeypatch):
+    """Nothing is made, imported or allocated meanwhile, and it does not take long."""
     # As if somebody ran Python in the downloaded folder.
     monkeypatch.chdir(copy)
     monkeypatch.syspath_prepend(str(copy))
     before, imported = tree(tmp_path), set(sys.modules)
-    with pytest.raises(UserError) as caught:
-        SpeakerVerifier.from_hparams(copy)
-    assert not mark.exists()
+    start, peak = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    yield
+    assert time.monotonic() - start < 30
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 1_000_000  # KB
     assert tree(tmp_path) == before
-    assert 20 < len(str(caught.value)) < 900
     assert not {"antigravity", "payload"} & (set(sys.modules) - imported)
+
+
+@pytest.mark.parametrize("name", sorted(hostile_models.CASES))
+def test_hostile_folder_is_refused(name, copy, tmp_path, monkeypatch):
+    hostile_models.CASES[name](copy, tmp_path / "mark")
+    if name in hostile_models.KEYS:
+        hostile_models.reach(copy, hostile_models.KEYS[name])
+    with watched(copy, tmp_path, monkeypatch), pytest.raises(UserError) as caught:
+        SpeakerVerifier.from_hparams(copy)
+    assert 20 < len(str(caught.value)) < 900
+
+
+@pytest.mark.parametrize("name", sorted(hostile_models.KEYS))
+def test_what_nothing_refers_to_is_passed_over(name, copy, tmp_path, monkeypatch):
+    """Training settings stand in many YAMLs of models; they are not looked at."""
+    hostile_models.CASES[name](copy, tmp_path / "mark")
+    with watched(copy, tmp_path, monkeypatch):
+        try:
+            SpeakerVerifier.from_hparams(copy)
+        except UserError as error:  # not YAML at all, or nested too deeply to read
+            assert str(error)
+            assert name in {"as_key", "deep_lists", "long", "tag_directive"}
+
+
+def test_reaching_alone_is_not_refused(copy):
+    hostile_models.append(copy, "x: [5, {a: 6}]")
+    hostile_models.reach(copy, "x")
+    model = SpeakerVerifier.from_hparams(copy)
+    assert model.calibration["data"] == [5, {"a": 6}]
 
 
 RUN_ALL = """
@@ -87,6 +119,7 @@ def test_pickles_are_live(copy, tmp_path):
 def test_trust_is_the_way_out(copy, tmp_path):
     mark = tmp_path / "mark"
     hostile_models.append(copy, f"x: !apply:os.system ['touch {mark}']")
+    hostile_models.reach(copy, "x")
     with pytest.raises(UserError, match="trust=True"):
         SpeakerVerifier.from_hparams(copy)
     assert not mark.exists()
@@ -125,18 +158,19 @@ def test_run_options_of_the_yaml_are_not_followed(copy):
 
 def test_hub_cache_layout(good_model, tmp_path):
     """Files of the hub's cache are links to blobs of the same repository."""
-    from sb_margins.inference.model_folder import ModelFolder
-
     repo = tmp_path / "models--a--b"
     (repo / "blobs").mkdir(parents=True)
     snapshot = repo / "snapshots" / "abc"
     snapshot.mkdir(parents=True)
-    for path in good_model.iterdir():
-        shutil.copy(path, repo / "blobs" / path.name)
-        (snapshot / path.name).symlink_to(repo / "blobs" / path.name)
-    assert ModelFolder(snapshot, repo).file("embedding_model.ckpt").is_file()
-    with pytest.raises(UserError, match="out of the model folder"):
-        ModelFolder(snapshot, snapshot).file("embedding_model.ckpt")
+    for number, path in enumerate(good_model.iterdir()):
+        shutil.copy(path, repo / "blobs" / f"{number:040d}")
+        (snapshot / path.name).symlink_to(f"../../blobs/{number:040d}")
+    SpeakerVerifier.from_hparams(snapshot)
+    savedir = tmp_path / "savedir"
+    savedir.mkdir()
+    for path in snapshot.iterdir():
+        (savedir / path.name).symlink_to(path)
+    SpeakerVerifier.from_hparams(savedir)
 
 
 HUB_STYLE = """

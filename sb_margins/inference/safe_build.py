@@ -1,0 +1,282 @@
+"""Make modules from what `safe_yaml` read: known classes only, sizes looked at first.
+
+Everything is built twice: first on PyTorch's meta device, where tensors have shapes and
+no memory, under a limit; then for real.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import math
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sb_margins.encoder import ENCODER_MODULES
+from sb_margins.errors import UserError
+from sb_margins.inference.safe_yaml import (
+    HEAD,
+    PRETRAINER,
+    SINGLE,
+    Call,
+    Refused,
+    is_allowed,
+    read_hparams,
+    read_text,
+)
+
+MAX_ARGUMENT = 1_000_000  # of a number given to a class
+MAX_BUILT = 500_000_000  # values in tensors made while building; ECAPA-1024: 62 million
+MAX_TENSOR = 100_000_000  # values in one tensor made of one second of audio
+MAX_OPERATIONS = 20_000  # ResNet34 makes 1,700
+MAX_SECONDS = 60.0
+
+
+@dataclass
+class LoadPlan:
+    """What a YAML's ``Pretrainer`` would load: objects and file names by loadable."""
+
+    loadables: dict[str, Any]
+    paths: dict[str, str] = field(default_factory=dict)
+
+
+class _Limit(TorchDispatchMode):
+    """Counts the tensors that operations give, all on the meta device."""
+
+    def __init__(self, total: float) -> None:
+        super().__init__()
+        self.total = total
+        self.operations = 0
+        self.until = time.monotonic() + MAX_SECONDS
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if kwargs.get("device") is not None:  # of a class that says device="cpu"
+            kwargs["device"] = torch.device("meta")
+        result = func(*args, **kwargs)
+        for value in result if isinstance(result, (list, tuple)) else (result,):
+            size = value.numel() if isinstance(value, Tensor) else 0
+            self.total -= size
+            if self.total < 0 or size > MAX_TENSOR:
+                raise UserError(
+                    "refused: the model would take more than "
+                    f"{MAX_BUILT:.0e} values, or {MAX_TENSOR:.0e} for one layer's "
+                    "output; sizes in its YAML are wrong"
+                )
+        self.operations += 1
+        if self.operations > MAX_OPERATIONS or time.monotonic() > self.until:
+            raise UserError(
+                f"refused: building the model takes over {MAX_OPERATIONS} steps or "
+                f"{MAX_SECONDS:.0f} s; sizes in its YAML are wrong"
+            )
+        return result
+
+
+def locate(name: str) -> Any:
+    """The class (or our `select.head`) of an allowed name, defined where it is named.
+
+    Example
+    -------
+    >>> locate("torch.nn.Linear").__name__
+    'Linear'
+    >>> locate("speechbrain.lobes.features.torch")
+    Traceback (most recent call last):
+    ...
+    sb_margins.errors.UserError: refused: speechbrain.lobes.features.torch ...
+    """
+    module, _, last = name.rpartition(".")
+    single = any(entry.partition(":")[2] == name for entry in SINGLE)
+    if not single and not is_allowed("new", name):
+        raise Refused(name)
+    value = vars(importlib.import_module(module)).get(last)
+    if single:
+        return value
+    if not isinstance(value, type) or not issubclass(value, nn.Module):
+        raise Refused(f"{name} (not a network class)")
+    home = value.__module__
+    if home != module and not (
+        module == "torch.nn" and home.startswith("torch.nn.modules.")
+    ):
+        raise Refused(f"{name} (not a class of {module})")
+    return value
+
+
+def _check_numbers(name: str, values: Iterable[Any]) -> None:
+    for value in values:
+        if isinstance(value, (list, tuple)):
+            _check_numbers(name, value)
+        elif isinstance(value, (int, float)) and not abs(value) <= MAX_ARGUMENT:
+            raise UserError(f"refused: {name} with {value}: the number is too large")
+
+
+class _Builder:
+    """Values of a read YAML, every call made once."""
+
+    def __init__(self) -> None:
+        self.done: dict[int, Any] = {}
+
+    def build(self, value: Any) -> Any:
+        if not isinstance(value, (Call, list, dict)):
+            return value
+        if id(value) not in self.done:
+            if isinstance(value, Call):
+                built = self.call(value)
+            elif isinstance(value, list):
+                built = [self.build(item) for item in value]
+            else:
+                built = {key: self.build(item) for key, item in value.items()}
+            self.done[id(value)] = built
+        return self.done[id(value)]
+
+    def call(self, call: Call) -> Any:
+        args, kwargs = self.build(call.args), self.build(call.kwargs)
+        if call.name == PRETRAINER:
+            return _plan(args, kwargs)
+        _check_numbers(call.name, [*args, *kwargs.values()])
+        if call.name == HEAD and "<" in repr(kwargs):  # HyperPyYAML would resolve it
+            raise Refused(f"a reference inside the arguments of {HEAD}")
+        made = locate(call.name)
+        if call.kind == "name":
+            return functools.partial(made, *args, **kwargs) if args or kwargs else made
+        try:
+            return made(*args, **kwargs)
+        except UserError:
+            raise
+        except Exception as error:  # whatever a class says about its arguments
+            raise UserError(
+                f"{call.name} cannot be built from its YAML: {error}"
+            ) from error
+
+
+def _plan(args: list, kwargs: dict) -> LoadPlan:
+    extra = set(kwargs) - {"loadables", "paths", "collect_in"}
+    if args or extra:
+        named = ", ".join(sorted(extra)) or "unnamed arguments"
+        raise Refused(f"{named} of the Pretrainer")
+    loadables, paths = kwargs.get("loadables") or {}, kwargs.get("paths") or {}
+    if not isinstance(loadables, dict) or not isinstance(paths, dict):
+        raise UserError("the Pretrainer's loadables and paths must be mappings")
+    return LoadPlan(dict(loadables), {str(k): str(v) for k, v in paths.items()})
+
+
+def _check_sizes(values: Mapping[str, Any]) -> None:
+    """Build on the meta device, and put one second of audio through the encoder."""
+    from speechbrain.processing.features import InputNormalization
+
+    with torch.device("meta"):
+        with _Limit(MAX_BUILT):
+            shapes = _Builder().build(dict(values))
+        modules = shapes.get("modules")
+        modules = modules if isinstance(modules, dict) else shapes
+        parts: list[Any] = [modules.get(name) for name in ENCODER_MODULES]
+        if not all(isinstance(part, nn.Module) for part in parts):
+            return
+        for module in nn.ModuleList(parts).eval().modules():
+            # SpeechBrain's wrapper for autocast does not know the meta device.
+            forward = getattr(type(module).forward, "__wrapped__", None)
+            if forward is not None:
+                module.forward = functools.partial(forward, module)
+        features, norm, network = parts
+        try:
+            with torch.no_grad(), _Limit(math.inf):
+                found = features(torch.zeros(1, shapes.get("sample_rate", 16000)))
+                if not isinstance(norm, InputNormalization):  # keeps the shape
+                    found = norm(found, torch.ones(1))
+                network(found)
+        except UserError:
+            raise
+        except Exception as error:  # whatever the shapes lead to
+            raise UserError(
+                f"the model's parts do not fit together: {error}"
+            ) from error
+
+
+def build(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Objects for the calls in what `read_hparams` gave."""
+    rate = values.get("sample_rate", 16000)
+    if type(rate) is not int or not 1000 <= rate <= 192_000:
+        raise UserError(f"the YAML's sample_rate {rate!r} is not a rate of audio in Hz")
+    _check_sizes(values)
+    return _Builder().build(dict(values))
+
+
+def read_modules(
+    path: str | Path,
+    names: Iterable[str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Build the named top-level keys of a YAML file safely.
+
+    For every command that meets a YAML it did not write. Keys that nothing named refers
+    to are not looked at; keys that are not there are left out.
+
+    Arguments
+    ---------
+    path : str or Path
+        A HyperPyYAML file.
+    names : iterable of str, optional
+        Top-level keys; default: all.
+    overrides : mapping, optional
+        Top-level keys to plain values that replace those of the file.
+
+    Returns
+    -------
+    dict
+        The named keys and those that they refer to; a Pretrainer as a `LoadPlan`.
+
+    Raises
+    ------
+    UserError
+        Naming what was refused, or what is wrong.
+    """
+    return build(read_hparams(read_text(Path(path)), names, overrides))
+
+
+def safe_hparams(text: str, overrides: Mapping[str, Any] | None = None) -> dict:
+    """Build all of a YAML text from allowed classes only.
+
+    References, copies, arithmetic and tuples mean what they mean in HyperPyYAML;
+    ``!apply:``, ``!applyref:``, ``!module:``, ``!include:``, attribute references,
+    merge keys and Python tags are refused, and so is any class that is not on the
+    list of `sb_margins.inference.safe_yaml`.
+
+    Arguments
+    ---------
+    text : str
+        The YAML.
+    overrides : mapping, optional
+        Top-level keys to plain values that replace those of the file.
+
+    Returns
+    -------
+    dict
+        As ``load_hyperpyyaml`` would return, the Pretrainer as a `LoadPlan`.
+
+    Raises
+    ------
+    UserError
+        Naming what was refused, or what is wrong.
+
+    Example
+    -------
+    >>> built = safe_hparams(
+    ...     "n: 3\\nnet: !new:torch.nn.Linear [!ref <n>, !ref <n> * 2]"
+    ... )
+    >>> built["net"]
+    Linear(in_features=3, out_features=6, bias=True)
+    >>> safe_hparams("x: !new:subprocess.Popen [ls]")
+    Traceback (most recent call last):
+    ...
+    sb_margins.errors.UserError: refused: !new:subprocess.Popen. ...
+    """
+    values = build(read_hparams(text, None, overrides))
+    return {name: value for name, value in values.items() if name[:2] != "__"}
