@@ -20,7 +20,7 @@ COMMANDS = {
     "train": ("sb_margins.training.command", "train a verifier from a YAML"),
     "compare": ("sb_margins.commands.compare", "losses side by side: one report"),
     "plot-loss": ("sb_margins.commands.plot_loss", "draw losses and gradients"),
-    "verify": ("sb_margins.verification.command", "score trial lists with a model"),
+    "verify": ("sb_margins.commands.verify", "score trial lists with a model"),
     "metrics": ("sb_margins.commands.metrics", "EER, minDCF of a score file"),
     "export": (
         "sb_margins.inference.commands.export",

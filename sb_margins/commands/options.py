@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import tyro
 import yaml
@@ -107,11 +107,23 @@ def read_yaml(path: str | Path, settings: type) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"{path} should be a mapping of keys to values")
     known = [field.name for field in fields(settings)]
-    unknown = [str(key) for key in values if key not in known]
+    aliases = _aliases(settings)
+    values = {aliases.get(str(key), str(key)): value for key, value in values.items()}
+    unknown = [key for key in values if key not in known]
     if unknown:
         hints = "".join(f"\n  {key}{nearest(key, known)}" for key in unknown)
         raise UserError(f"{path}: unknown keys; delete or correct them:{hints}")
     return values
+
+
+def _aliases(settings: type) -> dict[str, str]:
+    """The field of each older name (``tyro.conf.arg(aliases=[...])``)."""
+    return {
+        alias.lstrip("-").replace("-", "_"): name
+        for name, hint in get_type_hints(settings, include_extras=True).items()
+        for extra in getattr(hint, "__metadata__", ())
+        for alias in getattr(extra, "aliases", None) or ()
+    }
 
 
 def parse_yaml(settings: type[Settings], path: str | Path, verb: str) -> Settings:

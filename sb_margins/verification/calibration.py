@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from sb_margins.errors import UserError
-from sb_margins.files import write_text
+from sb_margins.files import read_text, write_text
 from sb_margins.verification.points import as_scores, prior_costs, split_scores
 from sb_margins.verification.scoring import Indexed
 
@@ -25,21 +25,8 @@ from sb_margins.verification.scoring import Indexed
 class Calibration:
     """An affine map from a score (and quality measures) to a log-likelihood ratio.
 
-    Arguments
-    ---------
-    bias : float
-        Nats.
-    weights : tuple of float
-        Of the score, then of each quality measure.
-    measures : tuple of str
-        Names of the quality measures.
-    p_target : float
-        The prior at which it was fitted.
-
-    Example
-    -------
-    >>> Calibration(-1.0, (2.0,)).apply([0.5, 1.0]).tolist()
-    [0.0, 1.0]
+    ``bias`` is in nats; ``weights`` are of the score, then of each of the quality
+    ``measures``; ``p_target`` is the prior at which it was fitted.
     """
 
     bias: float
@@ -57,36 +44,10 @@ class Calibration:
         measures: Sequence[str] = (),
         p_target: float = 0.05,
     ) -> Calibration:
-        """Fit on development trials with scikit-learn's logistic regression.
+        """Fit on development trials: scores [N], labels [N], quality [N, M].
 
-        Arguments
-        ---------
-        scores : array-like
-            [N].
-        labels : array-like
-            [N].
-        quality : numpy.ndarray, optional
-            [N, M], from ``quality_measures``.
-        measures : sequence of str
-            Names of the M columns.
-        p_target : float
-            Classes are weighted as if targets had this prior: where it shall be
-            right.
-
-        Returns
-        -------
-        Calibration
-
-        Raises
-        ------
-        UserError
-            When larger scores do not mean the same speaker.
-
-        Example
-        -------
-        >>> calibration = Calibration.fit([3, 2, 1, 2, 1, 0], [1, 1, 1, 0, 0, 0])
-        >>> calibration.weights[0] > 0
-        True
+        Classes are weighted as if targets had the prior ``p_target``: there the map is
+        best. Raises when larger scores do not mean the same speaker.
         """
         from sklearn.linear_model import LogisticRegression
 
@@ -99,7 +60,7 @@ class Calibration:
         ) * len(label)
         centre, scale = columns.mean(axis=0), columns.std(axis=0)
         scale[scale < 1e-12] = 1.0
-        # A touch of ridge keeps separable trials from infinite weights.
+        # A little ridge keeps separable trials from infinite weights.
         model = LogisticRegression(C=1e4, max_iter=1000, tol=1e-8)
         model.fit((columns - centre) / scale, label, sample_weight=weight)
         weights = model.coef_[0] / scale
@@ -120,29 +81,21 @@ class Calibration:
         return columns @ np.array(self.weights) + self.bias
 
     def save(self, path: str | Path) -> None:
-        """Write it as JSON.
-
-        Example
-        -------
-        >>> path = getfixture("tmp_path") / "calibration.json"
-        >>> Calibration(-1.0, (2.0,)).save(path)
-        >>> Calibration.load(path) == Calibration(-1.0, (2.0,))
-        True
-        """
+        """Write it as JSON."""
         write_text(path, json.dumps(asdict(self), indent=2) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> Calibration:
         """Read what ``save`` wrote."""
         try:
-            found = json.loads(Path(path).read_text(encoding="utf-8"))
+            values = json.loads(read_text(path))
             return cls(
-                float(found["bias"]),
-                tuple(map(float, found["weights"])),
-                tuple(found["measures"]),
-                float(found["p_target"]),
+                float(values["bias"]),
+                tuple(map(float, values["weights"])),
+                tuple(values["measures"]),
+                float(values["p_target"]),
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"cannot read a calibration from {path}: {error}") from None
 
 
@@ -168,39 +121,19 @@ def quality_measures(
     magnitude: bool = True,
     cohort_mean: np.ndarray | None = None,
 ) -> tuple[np.ndarray, list[str]]:
-    """What is known of a trial's difficulty: the smaller and the larger of both sides.
+    """How hard a trial is: the smaller and the larger value of both sides.
 
-    Arguments
-    ---------
-    index : scoring.Indexed
-        The trials, from ``scoring.index_trials``.
-    seconds : mapping of str to float, optional
-        Durations of the utterances (of a model: their sum); used as logarithms.
-    magnitude : bool
-        Use the length of the embeddings, as a logarithm.
-    cohort_mean : numpy.ndarray, optional
-        [U] mean cohort score of each row of the index.
-
-    Returns
-    -------
-    tuple
-        [N, M] float64, and the names of the M columns.
-
-    Example
-    -------
-    >>> matrix = np.array([[3.0, 4.0], [0.0, 1.0]], dtype=np.float32)
-    >>> index = Indexed(matrix, ["a", "b"], np.array([0]), np.array([1]))
-    >>> quality, names = quality_measures(index)
-    >>> names, quality.round(3).tolist()
-    (['log magnitude, smaller', 'log magnitude, larger'], [[0.0, 1.609]])
+    ``seconds`` are durations by name (of a model: their sum) and the magnitude is the
+    length of the embedding, both as logarithms; ``cohort_mean`` [U] is the mean cohort
+    score of each row of the ``index``. Returns [N, M] and the names of the M columns.
     """
     sources: dict[str, np.ndarray] = {}
     if seconds is not None:
         unknown = [name for name in index.names if name not in seconds]
         if unknown:
             raise UserError(f"no duration is known for {len(unknown)} utterances")
-        told = np.array([seconds[name] for name in index.names], np.float64)
-        sources["log seconds"] = np.log(np.maximum(told, 1e-3))
+        durations = np.array([seconds[name] for name in index.names], np.float64)
+        sources["log seconds"] = np.log(np.maximum(durations, 1e-3))
     if magnitude:
         norms = np.linalg.norm(index.matrix.astype(np.float64), axis=1)
         sources["log magnitude"] = np.log(np.maximum(norms, 1e-12))

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pytest
 from model_folders import write_model
 
-from sb_margins.cli import main
+from sb_margins.cli import main as cli
+from sb_margins.commands.options import parse_yaml, read_yaml
+from sb_margins.commands.verify import VerifySettings, read_settings
 from sb_margins.data import prepare
 from sb_margins.data.manifest import Manifest
 from sb_margins.data.trials import Trials, read_trials, write_trials
+from sb_margins.select import hparams_dir
 from sb_margins.similarity import PoincareSimilarity
 from sb_margins.verification.embeddings import Embeddings
-from sb_margins.verification.options import read_options
+
+
+def main(argv):
+    """The exit status, also where the parser of flags exits."""
+    try:
+        return cli(argv)
+    except SystemExit as done:
+        return done.code
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +71,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 def command(model, lists, tiny_corpus, out, *more):
     trials = [f"O={lists / 'few.txt'}", f"E={lists / 'all.txt'}"]
-    argv = ["verify", "--model", str(model), "--data-root", str(tiny_corpus)]
+    argv = ["verify", "--model", str(model), "--data-folder", str(tiny_corpus)]
     argv += ["--trials", *trials, "--output-folder", str(out), "--bootstrap", "20"]
     return [*argv, *more]
 
@@ -97,7 +108,12 @@ def test_everything_is_written_and_two_runs_are_identical(
     assert files_of(tmp_path / "two") == first
 
 
-def test_embeddings_and_model_give_the_same_scores(model, lists, tiny_corpus, tmp_path):
+@pytest.mark.parametrize("similarity", [None, PoincareSimilarity(curvature=3.0)])
+def test_embeddings_and_model_give_the_same_scores(
+    similarity, lists, tiny_corpus, tmp_path
+):
+    """The file of embeddings says how they are compared, by which model."""
+    model = write_model(tmp_path / "model", similarity=similarity)
     argv = command(model, lists, tiny_corpus, tmp_path / "one", "--save-embeddings")
     assert main(argv) == 0
     argv = ["verify", "--embeddings", str(tmp_path / "one" / "embeddings.npz")]
@@ -109,13 +125,32 @@ def test_embeddings_and_model_give_the_same_scores(model, lists, tiny_corpus, tm
     ).read_bytes()
     told = json.loads((tmp_path / "two" / "metrics.json").read_text())
     assert "interval" not in told["lists"]["O"]
+    first = json.loads((tmp_path / "one" / "metrics.json").read_text())
+    assert told["model hash"] == first["model hash"]
+    name = "cosine" if similarity is None else "poincare"
+    assert told["lists"]["O"]["similarity"] == name
+
+
+def test_a_cohort_of_another_model_is_refused(tmp_path, capsys):
+    matrix = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
+    for name in ("one", "two"):
+        Embeddings(list("abcd"), matrix, fingerprint=name).save(
+            tmp_path / f"{name}.npz"
+        )
+    (tmp_path / "t.txt").write_text("1 a b\n0 a c\n")
+    argv = ["verify", "--embeddings", str(tmp_path / "one.npz"), "--norm", "s"]
+    argv += ["--trials", str(tmp_path / "t.txt"), "--bootstrap", "0", "--cohort"]
+    out = ["--output-folder", str(tmp_path / "out")]
+    assert main([*argv, str(tmp_path / "two.npz"), *out]) == 2
+    assert "is of another model" in capsys.readouterr().err
+    assert main([*argv, str(tmp_path / "one.npz"), *out]) == 0
 
 
 def test_a_hyperbolic_model_scores_by_its_distance(lists, tiny_corpus, tmp_path):
     model = write_model(tmp_path / "ham", similarity=PoincareSimilarity(curvature=3.0))
     assert main(command(model, lists, tiny_corpus, tmp_path / "out")) == 0
     told = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert told["lists"]["O"]["similarity"] == "PoincareSimilarity"
+    assert told["lists"]["O"]["similarity"] == "poincare"
     text = (tmp_path / "out" / "scores_O.txt").read_text().splitlines()
     assert all(float(line.split()[-1]) <= 0 for line in text)
 
@@ -165,7 +200,7 @@ def test_lists_without_labels_are_scored_only(model, tiny_corpus, tmp_path):
         p.relative_to(tiny_corpus).as_posix() for p in tiny_corpus.rglob("*.wav")
     )
     (tmp_path / "open.txt").write_text(f"{names[0]} {names[1]}\n")
-    argv = ["verify", "--model", str(model), "--data-root", str(tiny_corpus)]
+    argv = ["verify", "--model", str(model), "--data-folder", str(tiny_corpus)]
     argv += ["--trials", str(tmp_path / "open.txt"), "--output-folder"]
     assert main([*argv, str(tmp_path / "out")]) == 0
     (line,) = (tmp_path / "out" / "scores_open.txt").read_text().splitlines()
@@ -177,8 +212,8 @@ def test_lists_without_labels_are_scored_only(model, tiny_corpus, tmp_path):
     [
         ([], "no trials"),
         (["--trials", "O=a"], "--model"),
-        (["--trials", "O=a", "--model", "m"], "--data-root"),
-        (["--trials", "O=a", "O=b"], "'O' twice"),
+        (["--trials", "O=a", "--model", "m"], "--data-folder"),
+        (["--trials", "O=a", "O=b"], "'O' is given twice"),
         (["--trials", "O=a", "--embeddings", "e", "--norm", "ass"], "'as'"),
         (["--trials", "O=a", "--embeddings", "e", "--norm", "as"], "needs --cohort"),
         (["--trials", "O=a", "--embeddings", "e", "--calibrate-on", "H"], "none of"),
@@ -197,13 +232,23 @@ def test_yaml_keys_are_checked(tmp_path, capsys):
     path = tmp_path / "v.yaml"
     path.write_text("trails: {O: a.txt}\n")
     assert main(["verify", str(path)]) == 2
-    assert "unknown key 'trails'. Did you mean 'trials'" in capsys.readouterr().err
+    assert "trails Did you mean 'trials'" in capsys.readouterr().err
     path.write_text("bootstrap: many\ntrials: {O: a.txt}\nembeddings: e.npz\n")
     assert main(["verify", str(path)]) == 2
-    assert "bootstrap: 'many' is not of type int" in capsys.readouterr().err
+    assert "'many'" in capsys.readouterr().err
     path.write_text("trials: {O: a.txt}\nembeddings: e.npz\nskip_bad: True\n")
-    options = read_options([str(path), "--norm", "none", "--skip_bad", "False"])
-    assert options.trials == {"O": "a.txt"} and not options.skip_bad
+    settings = read_settings([str(path), "--norm", "none", "--no-skip_bad"])
+    assert settings.trials == {"O": "a.txt"} and not settings.skip_bad
+    path.write_text("trials: {O: a.txt}\nmodel: m\ndata_root: wav\n")
+    assert read_settings([str(path)]).data_folder == "wav"
+    assert read_settings([str(path), "--data-root", "x"]).data_folder == "x"
+
+
+def test_the_shipped_yaml_has_every_key_and_no_default_of_its_own():
+    shipped = hparams_dir() / "verify.yaml"
+    values = read_yaml(shipped, VerifySettings)
+    assert list(values) and set(values) == {f.name for f in fields(VerifySettings)}
+    assert parse_yaml(VerifySettings, shipped, "verify") == VerifySettings()
 
 
 def test_wrong_inputs_end_with_2(model, lists, tiny_corpus, tmp_path, capsys):
@@ -211,7 +256,7 @@ def test_wrong_inputs_end_with_2(model, lists, tiny_corpus, tmp_path, capsys):
     assert main(argv) == 2  # a folder that is no model
     argv = command(model, lists, tmp_path / "nowhere", tmp_path / "out")
     assert main(argv) == 2
-    assert "no such data root" in capsys.readouterr().err
+    assert "no such data folder" in capsys.readouterr().err
     Embeddings(["a"], np.ones((1, 2), np.float32)).save(tmp_path / "e.npz")
     argv = ["verify", "--embeddings", str(tmp_path / "e.npz"), "--trials"]
     argv += [f"O={lists / 'few.txt'}", "--output-folder", str(tmp_path / "out")]
