@@ -43,8 +43,11 @@ for candidate in ${PYTHON:+"$PYTHON"} $candidates; do
         base=$candidate
         break
     fi
-    reasons="$reasons
-        $candidate $(echo "$why" | tail -n 1)"
+    case $why in
+    pyenv:*) ;; # a shim of a version that is not installed
+    *) reasons="$reasons
+        $candidate $(echo "$why" | head -n 1)" ;;
+    esac
 done
 [ -n "$base" ] || fail "Python 3.10 or newer is needed; ${PYTHON:-none on PATH} will not do.$reasons
         Install one, or name it: make setup PYTHON=/path/to/python3.12"
