@@ -1,5 +1,7 @@
 """Sphinx settings: ``make docs`` builds these pages and the API reference."""
 
+import re
+
 import sb_margins
 
 project = "sb_margins"
@@ -33,3 +35,12 @@ autodoc_default_options = {
     "undoc-members": False,
     "show-inheritance": True,
 }
+
+
+def escape_enumerators(app, what, name, obj, options, lines):
+    """A line that begins with ``s. Default 30.`` is not the nineteenth of a list."""
+    lines[:] = [re.sub(r"^( *\w)\. ", r"\1\\. ", line) for line in lines]
+
+
+def setup(app):
+    app.connect("autodoc-process-docstring", escape_enumerators, priority=400)
