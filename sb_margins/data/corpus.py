@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sb_margins.data.trials import Trials
-from sb_margins.errors import UserError, nearest
+from sb_margins.errors import UserError, listed, nearest
+from sb_margins.files import hash_text
+
+AUDIO = frozenset(
+    (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aac", ".aiff", ".aif", ".sph")
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An utterance before its header was read.
+    """An utterance before its file was read; ``split`` is "" when not divided yet.
 
-    Arguments
-    ---------
-    id : str
-        Its name in trial lists; no white space.
-    wav : str
-        Posix path relative to the listing's root.
-    spk_id : str
-    split : str
-        ``""``: not divided yet.
-    meta : mapping of str to str
-
-    Example
-    -------
-    >>> Entry("a/1.wav", "a/1.wav", "a").split
-    ''
+    ``id`` is its name in trial lists (no white space), ``wav`` a posix path relative
+    to the listing's root.
     """
 
     id: str
@@ -43,7 +36,7 @@ class Entry:
 
 @dataclass
 class Listing:
-    """Everything a corpus has, as its own lists tell it.
+    """Everything a corpus has, according to its own lists.
 
     Arguments
     ---------
@@ -62,11 +55,6 @@ class Listing:
     official : bool
         The trial lists are the corpus's own and know the speakers better than
         ``spk_id`` does: their labels are not checked against it.
-
-    Example
-    -------
-    >>> Listing(Path("corpus"), []).trials
-    {}
     """
 
     root: Path
@@ -94,16 +82,9 @@ class Corpus:
         One line per option.
     stamp : callable, optional
         ``stamp(folder) -> str``: changes when the data change, cheaply.
-    default_folder : callable, optional
-        ``default_folder(seed, options) -> Path`` for a corpus that can be made
-        or fetched; its folder need not exist.
-
-    Example
-    -------
-    >>> def collect(folder, *, seed, lists="O"):
-    ...     return Listing(folder, [])
-    >>> Corpus("mine", "my corpus", collect).options
-    {'lists': 'O'}
+    writes : bool
+        ``collect`` makes or fetches the corpus: its folder need not exist, and is
+        ``default_folder`` when none is given.
     """
 
     name: str
@@ -111,44 +92,50 @@ class Corpus:
     collect: Callable[..., Listing]
     help: Mapping[str, str] = field(default_factory=dict)
     stamp: Callable[[Path], str] | None = None
-    default_folder: Callable[[int, Mapping[str, Any]], Path] | None = None
+    writes: bool = False
 
     @property
     def options(self) -> dict[str, Any]:
         """The corpus's own options and their defaults."""
-        found = inspect.signature(self.collect).parameters.values()
         return {
             p.name: p.default
-            for p in found
+            for p in inspect.signature(self.collect).parameters.values()
             if p.kind is p.KEYWORD_ONLY and p.name != "seed"
         }
 
+    @property
+    def default_folder(self) -> Path:
+        """A folder in the user's cache."""
+        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        return Path(cache) / "sb_margins" / self.name
+
+
+def is_audio(name: str) -> bool:
+    """Whether a file name is that of audio (hidden files are not)."""
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in AUDIO
+
+
+def walk(root: Path) -> Iterator[str]:
+    """All audio files under a folder, sorted, as posix paths relative to it.
+
+    Follows symbolic links to folders (once each), passes over hidden files.
+    """
+    seen = set()
+    for here, folders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(here)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        inside = Path(here).relative_to(root)
+        for name in sorted(files):
+            if is_audio(name):
+                yield (inside / name).as_posix()
+
 
 def existing_folder(folder: str | Path) -> Path:
-    """The folder as an absolute path, or an error that names its neighbours.
-
-    Arguments
-    ---------
-    folder : str or Path
-
-    Returns
-    -------
-    Path
-
-    Raises
-    ------
-    UserError
-        When it is not there or not a folder.
-
-    Example
-    -------
-    >>> here = getfixture("tmp_path")
-    >>> (here / "voices").mkdir()
-    >>> existing_folder(here / "voice")  # doctest: +ELLIPSIS
-    Traceback (most recent call last):
-    ...
-    sb_margins.errors.UserError: no such folder: ... Did you mean 'voices'?
-    """
+    """The folder as an absolute path, or an error that names its neighbours."""
     path = Path(folder).expanduser().absolute()
     if path.is_dir():
         return path
@@ -161,23 +148,52 @@ def existing_folder(folder: str | Path) -> Path:
     near = nearest(inside, [p.name for p in parent.iterdir() if p.is_dir()])
     raise UserError(
         f"no such folder: {path} ('{inside}' is not in {parent})."
-        f"{near or ' Give the folder of the corpus with --data_folder'}"
+        f"{near or ' Give the folder of the corpus with --data-folder'}"
     )
+
+
+def refuse_other_files(folder: Path, corpus: str, own: str) -> None:
+    """Refuse to write a corpus into a folder with files other than its ``own``.
+
+    ``own`` is a regular expression of names. The folder may be a user's recordings.
+    """
+    if not folder.is_dir():
+        return
+    names = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
+    others = [name for name in names if not re.fullmatch(own, name)]
+    if others:
+        raise UserError(
+            f"{folder} holds other files ({listed(others, 3)}), and the corpus "
+            f"'{corpus}' is written only to an empty folder or its own. Give another "
+            "--data-folder; or, to use the recordings in this one, the corpus 'folder' "
+            "(sb-margins train: --corpus=folder)"
+        )
+
+
+def wrong_layout(folder: Path, corpus: str, expected: str) -> UserError:
+    """The error for a folder that does not hold the corpus."""
+    names = sorted(p.name for p in folder.iterdir())
+    return UserError(
+        f"no {corpus} in {folder}: {expected}. It holds: "
+        f"{listed(names, 6) or 'nothing'}"
+    )
+
+
+def choose(option: str, value: str, choices: tuple[str, ...]) -> None:
+    """Refuse a value of an option that is not one of the choices."""
+    if value not in choices:
+        raise UserError(f"{option}={value!r}: choose {', '.join(choices)}")
+
+
+def path_prefix(folder: Path, root: Path) -> str:
+    """What to put before a name in ``folder`` for a posix path relative to root."""
+    inside = folder.relative_to(root).as_posix()
+    return "" if inside == "." else f"{inside}/"
 
 
 def plain_id(name: str) -> str:
     """A path as an ID: white space, which would break trial lines, percent-coded.
 
-    Arguments
-    ---------
-    name : str
-
-    Returns
-    -------
-    str
-
-    Example
-    -------
     >>> plain_id("Zoë B./take 1.v2.wav")
     'Zoë%20B./take%201.v2.wav'
     """
@@ -189,20 +205,23 @@ def plain_id(name: str) -> str:
     )
 
 
-def digest(names: Iterable[str]) -> str:
-    """A short hash of a list of names, for a corpus's ``stamp``.
+def genders(path: Path, separator: str) -> dict[str, str]:
+    """Speaker to ``m`` or ``f``: the first column, and the first column that is one.
 
-    Arguments
-    ---------
-    names : iterable of str
-
-    Returns
-    -------
-    str
-
-    Example
-    -------
-    >>> digest(["a", "b"]) == digest(["b", "a"])
-    False
+    ``separator`` is the regular expression between columns; lines that begin with a
+    semicolon are comments.
     """
-    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
+    if not path.is_file():
+        return {}
+    found = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        speaker, *words = (word.strip() for word in re.split(separator, line.lower()))
+        gender = next((word for word in words if word in ("m", "f")), "")
+        if gender and not speaker.startswith(";"):
+            found[speaker] = gender
+    return found
+
+
+def short_hash(names: Iterable[str]) -> str:
+    """A short hash of a list of names, for a corpus's ``stamp``."""
+    return hash_text("\n".join(names))[:16]

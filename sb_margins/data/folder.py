@@ -9,16 +9,26 @@ from the seed.
 
 from __future__ import annotations
 
-import csv
 import re
 from collections import Counter
 from pathlib import Path
 
-from sb_margins.data.audio_files import AUDIO, walk
-from sb_margins.data.corpus import Corpus, Entry, Listing, digest, plain_id
+from sb_margins.data.corpus import (
+    AUDIO,
+    Corpus,
+    Entry,
+    Listing,
+    plain_id,
+    short_hash,
+    walk,
+)
+from sb_margins.data.tables import Row, read_table
 from sb_margins.data.trials import read_trials
-from sb_margins.errors import UserError
+from sb_margins.errors import UserError, listed
 
+ID = ("utt_id", "ID", "id")
+SPEAKER = ("spk_id", "speaker")
+WAV = ("path", "wav", "file")
 _SPLIT_NAME = re.compile(
     r"(train|dev|test|eval|valid)(ation|ing|uation)?([-_ .\d].*)?$"
 )
@@ -36,57 +46,30 @@ def collect(
     test_share: float = 0.15,
     eval_utterances: int = 20,
 ) -> Listing:
-    """List a folder's recordings.
-
-    Arguments
-    ---------
-    folder : Path
-    seed : int
-        Not used here: the split is drawn later.
-    dev_share, test_share : float
-        Share of the speakers held out, when there is no ``splits.csv``.
-    eval_utterances : int
-        Most utterances of a held-out speaker; 0 = all.
-
-    Returns
-    -------
-    Listing
-
-    Raises
-    ------
-    UserError
-        When the layout is another one.
-
-    Example
-    -------
-    >>> folder = getfixture("tmp_path")
-    >>> for name in ("ann", "bob"):
-    ...     (folder / name).mkdir()
-    ...     (folder / name / "1.wav").touch()
-    >>> [e.id for e in collect(folder, seed=1).entries]
-    ['ann/1.wav', 'bob/1.wav']
-    """
+    """List a folder's recordings."""
     if (folder / "manifest.csv").is_file():
         return annotated(folder, dev_share, eval_utterances)
     files = list(walk(folder))
     if not files:
-        found = sorted(p.name for p in folder.iterdir())[:5]
+        names = sorted(p.name for p in folder.iterdir())
         raise UserError(
             f"no audio ({', '.join(sorted(e[1:] for e in AUDIO))}) under {folder}: "
-            f"{_EXPECTED}. It holds: {', '.join(found) or 'nothing'}"
+            f"{_EXPECTED}. It holds: {listed(names, 5) or 'nothing'}"
         )
     inside = [name for name in files if "/" in name]
-    loose = len(files) - len(inside)
+    loose = [name for name in files if "/" not in name]
     if not inside:
         raise UserError(
-            f"{folder} has {loose} audio files and no speaker folders: {_EXPECTED}. "
-            f"Found for instance: {files[0]}"
+            f"{folder} has {len(loose)} audio files and no speaker folders: "
+            f"{_EXPECTED}. Found for instance: {loose[0]}"
         )
+    _check_speakers(folder, inside)
     entries = [Entry(plain_id(n), n, plain_id(n.split("/")[0])) for n in inside]
     listing = Listing(folder, entries)
     if loose:
-        listing.notes.append(f"passed over {loose} files outside speaker folders")
-    _check_speakers(folder, inside)
+        listing.notes.append(
+            f"passed over {len(loose)} files outside speaker folders: {listed(loose)}"
+        )
     return listing
 
 
@@ -94,24 +77,25 @@ def _check_speakers(folder: Path, files: list[str]) -> None:
     """Refuse one speaker, and folders that are splits rather than speakers."""
     speakers = Counter(name.split("/")[0] for name in files)
     below = sorted({"/".join(n.split("/")[:2]) for n in files if n.count("/") > 1})
-    hint = ""
-    if below:
-        hint = (
-            f". If its {len(below)} folders ({', '.join(below[:3])}, ...) are the "
-            f"speakers, give --data_folder {folder / below[0].split('/')[0]}"
-        )
     if len(speakers) == 1:
+        hint = ""
+        if below:
+            hint = (
+                f". If its {len(below)} folders ({', '.join(below[:3])}, ...) are the "
+                f"speakers, give --data-folder {folder / below[0].split('/')[0]}"
+            )
         raise UserError(
             f"only one speaker in {folder}: '{next(iter(speakers))}' with "
             f"{len(files)} files; verification takes several. {_EXPECTED}{hint}"
         )
-    named_so = all(_SPLIT_NAME.match(name.lower()) for name in speakers)
-    if named_so and len({name.split("/")[0] for name in below}) == len(speakers) < 9:
+    named_like_splits = all(_SPLIT_NAME.match(name.lower()) for name in speakers)
+    with_folders = {name.split("/")[0] for name in below}
+    if named_like_splits and len(with_folders) == len(speakers) < 9:
         raise UserError(
             f"the folders in {folder} ({', '.join(sorted(speakers))}) look like "
-            f"splits, not speakers: {_EXPECTED}; a split is told by splits.csv "
+            f"splits, not speakers: {_EXPECTED}; a split is given by splits.csv "
             "(utt_id,spk_id,split). To divide the speakers of one of them, give "
-            f"--data_folder {folder / max(speakers, key=lambda s: speakers[s])}"
+            f"--data-folder {folder / max(speakers, key=lambda s: speakers[s])}"
         )
 
 
@@ -120,111 +104,76 @@ def annotated(
 ) -> Listing:
     """List a folder that has a ``manifest.csv``.
 
-    Arguments
-    ---------
-    folder : Path
-    dev_share : float
-        Share of the training speakers held out when ``splits.csv`` has no dev.
-    eval_utterances : int
-        Most utterances of each of those; 0 = all.
-
-    Returns
-    -------
-    Listing
-
-    Raises
-    ------
-    UserError
-        When a table lacks a column or tables contradict each other.
-
-    Example
-    -------
-    >>> folder = getfixture("tmp_path")
-    >>> table = "ID,spk_id,wav,accent\\nu1,s1,a.wav,x\\nu2,s2,b.wav,y\\n"
-    >>> _ = (folder / "manifest.csv").write_text(table)
-    >>> annotated(folder).entries[0]
-    Entry(id='u1', wav='a.wav', spk_id='s1', split='', meta={'accent': 'x'})
+    Without a dev split in ``splits.csv``, ``dev_share`` of the training speakers is
+    held out.
     """
-    rows, names = _table(folder / "manifest.csv")
-    id_key = _column(names, ("utt_id", "ID", "id"), folder / "manifest.csv")
-    wav_key = _column(names, ("path", "wav", "file"), folder / "manifest.csv")
-    spk_key = _column(names, ("spk_id", "speaker"), folder / "manifest.csv")
-    told = {id_key, wav_key, spk_key, "duration", "sample_rate"}
+    table = folder / "manifest.csv"
+    rows = _rows(table, id=ID, spk_id=SPEAKER, wav=WAV)
     about = _speaker_table(folder)
     split_of, by_utterance = _split_table(folder)
-    entries, nowhere, ids = [], 0, set()
-    for row in rows:
-        name, speaker = plain_id(row[id_key]), plain_id(row[spk_key])
-        if not row[id_key] or not row[spk_key] or not row[wav_key]:
-            raise UserError(
-                f"{folder / 'manifest.csv'}: a row lacks its ID, speaker or path: {row}"
-            )
+    entries, without_split, ids = [], 0, set()
+    for line, known, others in rows:
+        if not all(known.values()):
+            raise UserError(f"{table}, line {line}: no ID, speaker or path: {known}")
+        name, speaker = plain_id(known["id"]), plain_id(known["spk_id"])
         if name in ids:
-            raise UserError(f"{folder / 'manifest.csv'} names '{name}' twice")
+            raise UserError(f"{table} names '{name}' twice")
         ids.add(name)
         split = split_of.get(name if by_utterance else speaker, "")
         if split_of and not split:
-            nowhere += 1
+            without_split += 1
             continue
-        meta = {k: v for k, v in row.items() if k not in told and k and v}
+        meta = {k: v for k, v in others.items() if k not in ("duration", "sample_rate")}
         meta.update(about.get(speaker, {}))
-        wav = row[wav_key].replace("\\", "/")
+        wav = known["wav"].replace("\\", "/")
         entries.append(Entry(name, wav, speaker, split, meta))
     if not entries:
-        raise UserError(f"{folder / 'manifest.csv'} and splits.csv share no utterance")
-    listing = Listing(folder, entries, eval_utterances=eval_utterances)
-    if nowhere:
-        listing.notes.append(f"left out {nowhere} utterances without a split")
-    splits = {e.split for e in entries}
+        raise UserError(f"{table} and splits.csv share no utterance")
     speakers = {e.spk_id for e in entries}
     if len(speakers) == 1:
         raise UserError(
-            f"only one speaker in {folder / 'manifest.csv'}: "
-            f"'{next(iter(speakers))}'; verification takes several"
+            f"only one speaker in {table}: '{speakers.pop()}'; verification takes "
+            "several"
         )
-    if split_of and "train" not in splits:
-        raise UserError(
-            f"{folder / 'splits.csv'} has no split 'train'; "
-            f"it has: {', '.join(sorted(splits))}"
-        )
+    listing = Listing(folder, entries, eval_utterances=eval_utterances)
+    if without_split:
+        listing.notes.append(f"left out {without_split} utterances without a split")
     if split_of:
-        trained = len({e.spk_id for e in entries if e.split == "train"})
-        listing.dev_speakers = min(50, max(2, round(dev_share * trained)))
-        for split in sorted(splits - {"train"}):
-            path = folder / f"trials_{split}.txt"
-            if path.is_file():
-                listing.trials[split] = read_trials(path, labelled=True)
+        _use_splits(listing, dev_share)
     return listing
 
 
-def _table(path: Path) -> tuple[list[dict[str, str]], list[str]]:
-    with path.open(encoding="utf-8-sig", newline="") as stream:
-        reader = csv.DictReader(stream)
-        rows = list(reader)
+def _use_splits(listing: Listing, dev_share: float) -> None:
+    """Check the splits of ``splits.csv`` and read the trial lists that are there."""
+    splits = {e.split for e in listing.entries}
+    if "train" not in splits:
+        raise UserError(
+            f"{listing.root / 'splits.csv'} has no split 'train'; "
+            f"it has: {', '.join(sorted(splits))}"
+        )
+    trained = len({e.spk_id for e in listing.entries if e.split == "train"})
+    listing.dev_speakers = min(50, max(2, round(dev_share * trained)))
+    for split in sorted(splits - {"train"}):
+        path = listing.root / f"trials_{split}.txt"
+        if path.is_file():
+            listing.trials[split] = read_trials(path, labelled=True)
+
+
+def _rows(path: Path, **columns: tuple[str, ...]) -> list[Row]:
+    rows = read_table(path, **columns)
     if not rows:
         raise UserError(f"{path} is empty")
-    return rows, list(reader.fieldnames or ())
-
-
-def _column(names: list[str], choices: tuple[str, ...], path: Path) -> str:
-    for choice in choices:
-        if choice in names:
-            return choice
-    raise UserError(
-        f"{path} has no column {' or '.join(choices)}; it has: {', '.join(names)}"
-    )
+    return rows
 
 
 def _speaker_table(folder: Path) -> dict[str, dict[str, str]]:
+    """Metadata by speaker."""
     path = folder / "speakers.csv"
     if not path.is_file():
         return {}
-    rows, names = _table(path)
-    key = _column(names, ("spk_id", "speaker"), path)
-    drop = {key, "split"}
     return {
-        plain_id(row[key]): {k: v for k, v in row.items() if k not in drop and k and v}
-        for row in rows
+        plain_id(known["spk_id"]): {k: v for k, v in others.items() if k != "split"}
+        for _, known, others in _rows(path, spk_id=SPEAKER)
     }
 
 
@@ -233,35 +182,20 @@ def _split_table(folder: Path) -> tuple[dict[str, str], bool]:
     path = folder / "splits.csv"
     if not path.is_file():
         return {}, True
-    rows, names = _table(path)
-    split = _column(names, ("split",), path)
-    key = _column(names, ("utt_id", "ID", "id", "spk_id", "speaker"), path)
-    return {plain_id(r[key]): r[split] for r in rows}, key not in ("spk_id", "speaker")
+    rows = _rows(path, key=(*ID, ""), split=("split",))
+    by_utterance = any(row.known["key"] for row in rows)
+    if not by_utterance:
+        rows = _rows(path, key=SPEAKER, split=("split",))
+    return {plain_id(r.known["key"]): r.known["split"] for r in rows}, by_utterance
 
 
 def stamp(folder: Path) -> str:
-    """Changes when files come, go or the tables change; reads no audio.
-
-    Arguments
-    ---------
-    folder : Path
-
-    Returns
-    -------
-    str
-
-    Example
-    -------
-    >>> folder = getfixture("tmp_path")
-    >>> before = stamp(folder)
-    >>> (folder / "new.wav").touch()
-    >>> stamp(folder) == before
-    False
-    """
+    """Changes when files come, go or the tables change; reads no audio."""
     if not (folder / "manifest.csv").is_file():
-        return digest(walk(folder))
+        return short_hash(walk(folder))
     tables = sorted([*folder.glob("*.csv"), *folder.glob("trials_*.txt")])
-    return digest(f"{p.name} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in tables)
+    stats = ((p.name, p.stat()) for p in tables)
+    return short_hash(f"{name} {s.st_size} {s.st_mtime_ns}" for name, s in stats)
 
 
 CORPUS = Corpus(

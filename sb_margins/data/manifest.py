@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
 
+from sb_margins.data.tables import read_table, write_table
 from sb_margins.errors import UserError
 
 COLUMNS = ("ID", "duration", "wav", "spk_id", "sample_rate")
@@ -33,11 +32,6 @@ class Utterance:
         Hertz, of the file (the model's rate is 16 kHz: resample on loading).
     meta : mapping of str to str
         Further columns: gender, age, language, ...
-
-    Example
-    -------
-    >>> Utterance("a/1.wav", "a/1.wav", 2.5, "a", 16000).duration
-    2.5
     """
 
     id: str
@@ -74,81 +68,40 @@ class Manifest(Sequence[Utterance]):
     def read(cls, path: str | Path, root: str | Path | None = None) -> Manifest:
         """Read a CSV with the columns ``ID,duration,wav,spk_id,sample_rate,...``.
 
-        Arguments
-        ---------
-        path : str or Path
-            The CSV.
-        root : str or Path, optional
-            Where the audio lies; default: the ``data_root`` in the
-            ``prepare.json`` beside the CSV, else the CSV's own folder.
-
-        Returns
-        -------
-        Manifest
-
-        Raises
-        ------
-        UserError
-            When the file is not there, lacks a column or repeats an ID.
-
-        Example
-        -------
-        >>> folder = getfixture("tmp_path")
-        >>> one = Utterance("a/1.wav", "a/1.wav", 2.5, "a", 16000)
-        >>> Manifest([one], folder).write(folder / "train.csv")
-        >>> Manifest.read(folder / "train.csv")[0] == one
-        True
+        ``root``: where the audio lies; default: the ``data_root`` in the
+        ``prepare.json`` beside the CSV, else the CSV's own folder.
         """
         path = Path(path)
         if not path.is_file():
             raise UserError(f"no manifest {path}. Make it with: sb-margins prepare")
         utterances = []
-        with path.open(encoding="utf-8", newline="") as stream:
-            rows = csv.DictReader(stream)
-            missing = [c for c in COLUMNS if c not in (rows.fieldnames or ())]
-            if missing:
-                raise UserError(
-                    f"{path} has no column {', '.join(missing)}. A manifest has "
-                    f"{','.join(COLUMNS)}: make it with: sb-margins prepare"
+        for line, known, meta in read_table(path, **{c: (c,) for c in COLUMNS}):
+            try:
+                duration, rate = float(known["duration"]), int(known["sample_rate"])
+            except ValueError as error:
+                raise UserError(f"{path}, line {line}: {error}") from error
+            utterances.append(
+                Utterance(
+                    known["ID"], known["wav"], duration, known["spk_id"], rate, meta
                 )
-            extra = [c for c in rows.fieldnames or () if c not in COLUMNS]
-            for row in rows:
-                try:
-                    utterances.append(_utterance(row, extra))
-                except (TypeError, ValueError) as error:
-                    raise UserError(f"{path}, line {rows.line_num}: {error}") from error
+            )
         manifest = cls(utterances, _root_of(path) if root is None else root)
         if len(manifest.by_id()) != len(manifest):
             raise UserError(f"{path} names an ID twice; every ID must be distinct")
         return manifest
 
     def write(self, path: str | Path) -> None:
-        """Write the CSV in one step: readers see the old file or the new one.
-
-        Arguments
-        ---------
-        path : str or Path
-            The CSV.
-
-        Example
-        -------
-        >>> path = getfixture("tmp_path") / "empty.csv"
-        >>> Manifest([], ".").write(path)
-        >>> path.read_text()
-        'ID,duration,wav,spk_id,sample_rate\\n'
-        """
+        """Write the CSV whole."""
         extra = list(dict.fromkeys(key for u in self._utterances for key in u.meta))
-        path = Path(path)
-        part = path.with_name(path.name + ".part")
-        with part.open("w", encoding="utf-8", newline="") as stream:
-            writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow([*COLUMNS, *extra])
-            for u in self._utterances:
-                row: list[Any] = [u.id, round(u.duration, 6), u.wav, u.spk_id]
-                writer.writerow(
-                    [*row, u.sample_rate, *(u.meta.get(key, "") for key in extra)]
-                )
-        os.replace(part, path)
+        write_table(
+            path,
+            (*COLUMNS, *extra),
+            (
+                (u.id, round(u.duration, 6), u.wav, u.spk_id, u.sample_rate)
+                + tuple(u.meta.get(key, "") for key in extra)
+                for u in self._utterances
+            ),
+        )
 
     @property
     def speakers(self) -> list[str]:
@@ -156,37 +109,11 @@ class Manifest(Sequence[Utterance]):
         return sorted({u.spk_id for u in self._utterances})
 
     def path(self, utterance: Utterance) -> Path:
-        """Where the utterance's audio lies.
-
-        Arguments
-        ---------
-        utterance : Utterance
-
-        Returns
-        -------
-        Path
-
-        Example
-        -------
-        >>> one = Utterance("1", "a/1.wav", 2.5, "a", 16000)
-        >>> Manifest([one], "corpus").path(one).as_posix()
-        'corpus/a/1.wav'
-        """
+        """Where the utterance's audio lies."""
         return self.root / utterance.wav
 
     def by_id(self) -> dict[str, Utterance]:
-        """The utterances by their ID.
-
-        Returns
-        -------
-        dict of str to Utterance
-
-        Example
-        -------
-        >>> one = Utterance("1", "a/1.wav", 2.5, "a", 16000)
-        >>> Manifest([one], "corpus").by_id()["1"] is one
-        True
-        """
+        """The utterances by their ID."""
         return {u.id: u for u in self._utterances}
 
     def as_dict(self) -> dict[str, dict[str, Any]]:
@@ -194,17 +121,6 @@ class Manifest(Sequence[Utterance]):
 
         ``wav`` is the absolute path here. Better than ``from_csv`` for odd file
         names: that one takes a ``$`` in a path for a variable.
-
-        Returns
-        -------
-        dict of str to dict
-            ID to ``{"duration", "wav", "spk_id", "sample_rate", ...}``.
-
-        Example
-        -------
-        >>> one = Utterance("1", "a/1.wav", 2.5, "a", 16000)
-        >>> Manifest([one], "corpus").as_dict()["1"]["spk_id"]
-        'a'
         """
         return {
             u.id: {
@@ -234,18 +150,6 @@ class Manifest(Sequence[Utterance]):
 
     def __repr__(self) -> str:
         return f"Manifest({len(self)} utterances, root={str(self.root)!r})"
-
-
-def _utterance(row: dict[str, str], extra: list[str]) -> Utterance:
-    meta = {c: row[c] for c in extra if row[c]}
-    return Utterance(
-        row["ID"],
-        row["wav"],
-        float(row["duration"]),
-        row["spk_id"],
-        int(row["sample_rate"]),
-        meta,
-    )
 
 
 def _root_of(path: Path) -> Path:

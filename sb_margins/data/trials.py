@@ -77,6 +77,22 @@ class Trials:
         )
         return names, enrol, test
 
+    def groups(self) -> tuple[list[str], np.ndarray]:
+        """The distinct names, sorted, and a number [N] shared by one speaker's names.
+
+        Names are one speaker's when target trials join them.
+        """
+        from scipy.sparse import coo_matrix
+        from scipy.sparse.csgraph import connected_components
+
+        if self.labels is None:
+            raise UserError("trials without labels do not tell who is who")
+        names, enrol, test = self.numbered()
+        same = self.labels == 1
+        ones = np.ones(int(same.sum()), np.int8)
+        joined = coo_matrix((ones, (enrol[same], test[same])), (len(names),) * 2)
+        return names, connected_components(joined, directed=False)[1].astype(np.int64)
+
     def renamed(self, name: Callable[[str], str]) -> Trials:
         """The trials under other names, from the list's name to the new one."""
         new = {old: name(old) for old in dict.fromkeys([*self.enrol, *self.test])}

@@ -11,11 +11,21 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
-from sb_margins.data.audio_files import is_audio
-from sb_margins.data.corpus import Corpus, Entry, Listing, digest, existing_folder
+from sb_margins.data.corpus import (
+    Corpus,
+    Entry,
+    Listing,
+    choose,
+    existing_folder,
+    genders,
+    path_prefix,
+    short_hash,
+    walk,
+    wrong_layout,
+)
 from sb_margins.data.trials import Trials, read_trials
 from sb_margins.errors import UserError
 
@@ -25,8 +35,7 @@ LISTS = {
     "H": ("vox1_h", "list_test_hard2.txt", "Vox1-H, cleaned: alike pairs, VoxCeleb1"),
 }
 LISTS_ADDRESS = "https://www.robots.ox.ac.uk/~vgg/data/voxceleb/meta/"
-TRAIN = ("auto", "vox1", "vox2", "vox1+vox2")
-_ID = re.compile(r"id\d{5}$")
+_SPEAKER = re.compile(r"id\d{5}$")
 _FIRST_OF_VOX1 = "id10001"
 _PREFERENCE = (".wav", ".flac", ".ogg", ".mp3", ".m4a")
 _EXPECTED = (
@@ -46,94 +55,42 @@ def collect(
     dev_speakers: int = 40,
     eval_utterances: int = 20,
 ) -> Listing:
-    """List VoxCeleb: training speakers, and the files of the trial lists.
+    """List VoxCeleb: the files of the trial lists, and all other speakers to train.
 
-    Arguments
-    ---------
-    folder : Path
-        VoxCeleb1, or a folder that holds both.
-    seed : int
-        Not used here: dev speakers are drawn later.
-    voxceleb2 : str
-        A second folder, when VoxCeleb2 lies elsewhere.
-    train : str
-        ``vox2``, ``vox1``, ``vox1+vox2``, or ``auto``: vox2 when it is there.
-    lists : str
-        Trial lists, as ``O`` or ``O,E,H``; no speaker in any of them is trained on.
-    list_folder : str
-        Where the lists are; default: looked for in and near the data folder.
-    dev_speakers : int
-        Training speakers held out to choose the best checkpoint.
-    eval_utterances : int
-        Most utterances of each of those.
-
-    Returns
-    -------
-    Listing
-
-    Raises
-    ------
-    UserError
-        When the layout is another one, a list or a file of a list is missing, or
-        no training speaker remains.
-
-    Example
-    -------
-    >>> folder = getfixture("tmp_path")
-    >>> for name in (
-    ...     "id10001/v/1.wav",
-    ...     "id10001/v/2.wav",
-    ...     "id10002/v/1.wav",
-    ...     "id10003/v/1.wav",
-    ... ):
-    ...     (folder / "wav" / name).parent.mkdir(parents=True, exist_ok=True)
-    ...     (folder / "wav" / name).touch()
-    >>> _ = (folder / "veri_test2.txt").write_text(
-    ...     "1 id10001/v/1.wav id10001/v/2.wav\\n0 id10001/v/1.wav id10002/v/1.wav"
-    ... )
-    >>> [(e.id, e.split) for e in collect(folder, seed=1).entries][-1]
-    ('id10003/v/1.wav', 'train')
+    No speaker of a list is trained on.
     """
-    if train not in TRAIN:
-        raise UserError(f"train='{train}': choose {', '.join(TRAIN)}")
+    choose("train", train, ("auto", "vox1", "vox2", "vox1+vox2"))
     roots = [folder] + ([existing_folder(voxceleb2)] if voxceleb2 else [])
     root = Path(os.path.commonpath(roots))
     trees = [tree for one in roots for tree in speaker_trees(one)]
     if not trees:
-        found = sorted(p.name for p in folder.iterdir())[:6]
-        raise UserError(
-            f"no VoxCeleb in {folder}: {_EXPECTED}. It holds: "
-            f"{', '.join(found) or 'nothing'}"
-        )
+        raise wrong_layout(folder, "VoxCeleb", _EXPECTED)
     files = _files(root, trees)
     if not files:
         raise UserError(f"the speaker folders in {folder} hold no audio: {_EXPECTED}")
+    wavs = dict(files.values())
     gender = _genders(roots)
     near = [existing_folder(list_folder)] if list_folder else [*roots, *trees]
     listing = Listing(
         root, [], dev_speakers=dev_speakers, eval_utterances=eval_utterances
     )
-    tested: set[str] = set()
 
     def add(name: str, split: str) -> None:
         speaker = name.split("/")[0]
         meta = {"gender": gender[speaker]} if speaker in gender else {}
         listing.entries.append(Entry(name, wavs[name], speaker, split, meta))
 
-    wavs = dict(files.values())
-    for name in _list_names(lists):
-        split, file_name, _ = LISTS[name]
-        given = read_trials(_find(file_name, near), labelled=True)
-        trials = _with_ids(given, files, file_name)
+    tested: set[str] = set()
+    for list_name in _list_names(lists):
+        split, file_name, _ = LISTS[list_name]
+        trials = _with_ids(_find(file_name, near), files)
         listing.trials[split] = trials
-        names = trials.utterances
-        tested |= {side.split("/")[0] for side in names}
-        for side in names:
-            add(side, split)
-    half = _half(train, {name.split("/")[0] for name in wavs})
+        for name in trials.utterances:
+            tested.add(name.split("/")[0])
+            add(name, split)
+    parts = _training_parts(train, wavs)
     for name in sorted(wavs):
-        speaker = name.split("/")[0]
-        if speaker not in tested and half(speaker):
+        if name.split("/")[0] not in tested and _part(name) in parts:
             add(name, "train")
     if not any(entry.split == "train" for entry in listing.entries):
         raise UserError(
@@ -149,59 +106,38 @@ def speaker_trees(folder: Path, depth: int = 4) -> list[Path]:
 
     VoxCeleb2's own test part is passed over, as everybody does: its 118 speakers
     are in no list and the published results do not train on them.
-
-    Arguments
-    ---------
-    folder : Path
-    depth : int
-        How far down to look.
-
-    Returns
-    -------
-    list of Path
-
-    Example
-    -------
-    >>> folder = getfixture("tmp_path")
-    >>> (folder / "dev" / "aac" / "id00012").mkdir(parents=True)
-    >>> [tree.relative_to(folder).as_posix() for tree in speaker_trees(folder)]
-    ['dev/aac']
     """
     inside = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
-    speakers = [name for name in inside if _ID.match(name)]
+    speakers = [name for name in inside if _SPEAKER.match(name)]
     if speakers:
-        vox2_test = speakers[0] < _FIRST_OF_VOX1 and any(
+        in_test = any(
             part == "test" or part.startswith("vox2_test")
             for part in (folder.name, folder.parent.name)
         )
-        return [] if vox2_test else [folder]
+        return [] if in_test and _part(speakers[0]) == "vox2" else [folder]
     if depth == 0:
         return []
     below = (speaker_trees(folder / n, depth - 1) for n in inside if n[0] != ".")
     return [tree for trees in below for tree in trees]
 
 
+def _part(name: str) -> str:
+    """Which VoxCeleb a speaker, or an utterance of one, belongs to."""
+    return "vox2" if name.split("/")[0] < _FIRST_OF_VOX1 else "vox1"
+
+
 def _files(root: Path, trees: list[Path]) -> dict[str, tuple[str, str]]:
     """``speaker/video/utterance`` to its ID (with extension) and path."""
     files: dict[str, tuple[str, str]] = {}
     for tree in trees:
-        inside = tree.relative_to(root).as_posix()
-        for name in _audio(tree):
-            stem, kind = os.path.splitext(name)
-            if stem in files and _rank(files[stem][0]) <= _rank(name):
-                continue
-            files[stem] = (name, name if inside == "." else f"{inside}/{name}")
+        prefix = path_prefix(tree, root)
+        for speaker in filter(_SPEAKER.match, sorted(os.listdir(tree))):
+            for inside in walk(tree / speaker):
+                name = f"{speaker}/{inside}"
+                stem = os.path.splitext(name)[0]
+                if stem not in files or _rank(name) < _rank(files[stem][0]):
+                    files[stem] = (name, prefix + name)
     return files
-
-
-def _audio(tree: Path) -> Iterator[str]:
-    for speaker in sorted(os.listdir(tree)):
-        if not _ID.match(speaker):
-            continue
-        for here, folders, names in os.walk(tree / speaker, followlinks=True):
-            folders.sort()
-            inside = Path(here).relative_to(tree).as_posix()
-            yield from (f"{inside}/{name}" for name in sorted(names) if is_audio(name))
 
 
 def _rank(name: str) -> int:
@@ -223,56 +159,41 @@ def _list_names(lists: str) -> list[str]:
 def _find(file_name: str, near: Iterable[Path]) -> Path:
     """The list in one of the folders, two levels above them, or in meta folders."""
     for folder in near:
-        places = (folder, folder.parent, folder.parent.parent)
-        for place in places:
+        for place in (folder, folder.parent, folder.parent.parent):
             for inside in ("", "meta", "metadata", "trials", "lists"):
                 path = place / inside / file_name
                 if path.is_file():
                     return path
     raise UserError(
         f"the trial list {file_name} is in none of {', '.join(map(str, near))}. Get it "
-        f"from {LISTS_ADDRESS}{file_name} and put it in the data folder, or tell its "
-        "folder with list_folder (nothing is downloaded by itself)"
+        f"from {LISTS_ADDRESS}{file_name} and put it in the data folder, or give its "
+        "folder as list_folder (nothing is downloaded by itself)"
     )
 
 
-def _with_ids(
-    trials: Trials, files: dict[str, tuple[str, str]], file_name: str
-) -> Trials:
-    """The trials with our IDs: the extensions of the files that are there."""
-    missing: dict[str, None] = {}
-
-    def name(side: str) -> str:
-        stem = os.path.splitext(side)[0]
-        if stem not in files:
-            missing[side] = None
-            return side
-        return files[stem][0]
-
-    named = trials.renamed(name)
+def _with_ids(path: Path, files: dict[str, tuple[str, str]]) -> Trials:
+    """The list's trials with our IDs: the extensions of the files that are there."""
+    trials = read_trials(path, labelled=True)
+    missing = [n for n in trials.utterances if os.path.splitext(n)[0] not in files]
     if missing:
-        first = next(iter(missing))
         raise UserError(
-            f"{file_name} names {len(missing)} files that are not in the data folder, "
-            f"for instance {first}. The lists O, E and H take "
+            f"{path.name} names {len(missing)} files that are not in the data folder, "
+            f"for instance {missing[0]}. The lists O, E and H take "
             "VoxCeleb1 (dev and test) as <...>/wav/id10001/<video>/00001.wav"
         )
-    return named
+    return trials.renamed(lambda name: files[os.path.splitext(name)[0]][0])
 
 
-def _half(train: str, speakers: set[str]) -> Callable[[str], bool]:
-    """Which speakers may be trained on, by the corpus their number belongs to."""
-    has_vox2 = any(speaker < _FIRST_OF_VOX1 for speaker in speakers)
+def _training_parts(train: str, names: Iterable[str]) -> list[str]:
+    has_vox2 = any(_part(name) == "vox2" for name in names)
     if train == "auto":
-        train = "vox2" if has_vox2 else "vox1"
+        return ["vox2" if has_vox2 else "vox1"]
     if "vox2" in train and not has_vox2:
         raise UserError(
             f"train={train}, but there is no VoxCeleb2 (id00012, ...): give its folder "
             "as voxceleb2, or train=vox1"
         )
-    return lambda speaker: (
-        ("vox2" if speaker < _FIRST_OF_VOX1 else "vox1") in train.split("+")
-    )
+    return train.split("+")
 
 
 def _genders(roots: Iterable[Path]) -> dict[str, str]:
@@ -280,36 +201,14 @@ def _genders(roots: Iterable[Path]) -> dict[str, str]:
     gender = {}
     for root in roots:
         for name in ("vox1_meta.csv", "vox2_meta.csv"):
-            path = next(
-                (p for p in (root / name, root / "meta" / name) if p.is_file()), None
-            )
-            if path is None:
-                continue
-            for line in path.read_text(encoding="utf-8").splitlines():
-                words = [word.strip() for word in re.split(r"[\t,]", line)]
-                told = next((word for word in words[1:] if word in ("m", "f")), "")
-                if _ID.match(words[0]) and told:
-                    gender[words[0]] = told
+            for path in (root / "meta" / name, root / name):  # the latter counts
+                gender.update(genders(path, r"[\t,]"))
     return gender
 
 
 def stamp(folder: Path) -> str:
-    """Changes when speakers come or go; does not look at their files.
-
-    Arguments
-    ---------
-    folder : Path
-
-    Returns
-    -------
-    str
-
-    Example
-    -------
-    >>> len(stamp(getfixture("tmp_path")))
-    16
-    """
-    return digest(
+    """Changes when speakers come or go; does not look at their files."""
+    return short_hash(
         f"{tree.relative_to(folder)}/{name}"
         for tree in speaker_trees(folder)
         for name in sorted(os.listdir(tree))

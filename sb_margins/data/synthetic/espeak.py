@@ -22,24 +22,7 @@ _CALLBACK = ctypes.CFUNCTYPE(
 
 
 def loader() -> Any:
-    """The ``espeakng_loader`` package, or an error that says how to get it.
-
-    Returns
-    -------
-    module
-
-    Raises
-    ------
-    UserError
-        When it is not installed.
-
-    Example
-    -------
-    >>> import pytest
-    >>> _ = pytest.importorskip("espeakng_loader")
-    >>> loader().__name__
-    'espeakng_loader'
-    """
+    """The ``espeakng_loader`` package, or an error that says how to get it."""
     try:
         import espeakng_loader
     except ImportError as error:
@@ -51,15 +34,8 @@ def loader() -> Any:
 
 
 class Espeak:
-    """The one eSpeak NG of this process.
+    """The one eSpeak NG of this process; ``seed`` is of its breath and flutter noise.
 
-    Arguments
-    ---------
-    seed : int
-        Of its breath and flutter noise.
-
-    Example
-    -------
     >>> import pytest
     >>> _ = pytest.importorskip("espeakng_loader")
     >>> Espeak().say("Good morning.", "en-us+f3").dtype
@@ -102,36 +78,11 @@ class Espeak:
         pitch: int = 50,
         pitch_range: int = 50,
     ) -> np.ndarray:
-        """Speak one sentence.
+        """One sentence as [T] float32 samples at ``sample_rate`` (22050 Hz).
 
-        Arguments
-        ---------
-        text : str
-        voice : str
-            ``language+variant``, as in ``en-us+f3``.
-        rate : int
-            Words per minute, 80 to 450.
-        pitch : int
-            0 to 99; 50 is the voice's own.
-        pitch_range : int
-            0 (monotone) to 99; 50 is the voice's own.
-
-        Returns
-        -------
-        numpy.ndarray
-            [T] float32 at ``sample_rate`` (22050 Hz).
-
-        Raises
-        ------
-        UserError
-            When the voice is not known.
-
-        Example
-        -------
-        >>> import pytest
-        >>> _ = pytest.importorskip("espeakng_loader")
-        >>> 0.4 < len(Espeak().say("One, two.", pitch=40)) / 22050 < 2.5
-        True
+        ``voice`` is ``language+variant``, as ``en-us+f3``; ``rate`` in words per
+        minute, 80 to 450; ``pitch`` 0 to 99; ``pitch_range`` 0 (monotone) to 99; 50
+        is the voice's own.
         """
         if self._lib.espeak_SetVoiceByName(voice.encode()) != 0:
             raise UserError(f"eSpeak NG has no voice '{voice}'")

@@ -1,16 +1,26 @@
-"""From a dry voice to a recording: timbre, room, microphone, noise and level.
+"""From a dry voice to recordings: timbre, room, microphone, noise and level.
 
 Every random number comes from the generator that is handed in. The constants say
 how much recordings of one speaker differ.
+
+As a program, it makes the audio of one batch of speakers: ``python -m
+sb_margins.data.synthetic.recordings FOLDER SEED SPEAKERS UTTERANCES BATCH``.
 """
 
 from __future__ import annotations
 
 import math
+import os
+import sys
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
+import soundfile
 from scipy.signal import butter, fftconvolve, lfilter, resample_poly, sosfilt
+
+from sb_margins.data.synthetic.espeak import Espeak
+from sb_margins.data.synthetic.voices import BATCH, make_sayings, make_speakers
 
 RATE = 16_000
 BANDS = (500.0, 1200.0, 2500.0, 4500.0)
@@ -24,6 +34,32 @@ NOISE_DB = (8.0, 30.0)
 LEVEL_DB = (-32.0, -18.0)
 
 
+def make_batch(folder: Path, seed: int, speakers: int, count: int, batch: int) -> None:
+    """Write the audio of the ``batch``-th ten of ``speakers`` speakers.
+
+    Reproducible only in a fresh process: eSpeak's output depends on what it said
+    before.
+    """
+    espeak = Espeak(seed=seed * 1000 + batch)
+    for speaker in make_speakers(speakers, seed)[batch * BATCH : (batch + 1) * BATCH]:
+        for index, saying in enumerate(make_sayings(speaker, count, seed)):
+            dry = espeak.say(
+                saying.text,
+                speaker.voice,
+                rate=saying.rate,
+                pitch=saying.pitch,
+                pitch_range=saying.pitch_range,
+            )
+            rng = np.random.default_rng([seed, int(speaker.name[4:]), index])
+            wav = record(dry, espeak.sample_rate, saying.tract, saying.colour, rng)
+            path = folder / speaker.file_name(index)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # by process: an orphan of a killed run may still be writing this one
+            part = path.with_suffix(f".{os.getpid()}.part")
+            soundfile.write(part, wav, RATE, "PCM_16", format="FLAC")
+            os.replace(part, path)
+
+
 def record(
     dry: np.ndarray,
     source_rate: float,
@@ -31,30 +67,10 @@ def record(
     colour: tuple[float, ...],
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """One recording of a dry voice.
+    """A recording ([T'] int16 at 16 kHz) of a dry voice ([T] float32).
 
-    Arguments
-    ---------
-    dry : numpy.ndarray
-        [T] float32 samples from the synthesiser.
-    source_rate : float
-        Their rate, Hz.
-    tract : float
-        All frequencies are multiplied by it: a shorter vocal tract.
-    colour : tuple of float
-        Gain in dB around the four ``BANDS``.
-    rng : numpy.random.Generator
-
-    Returns
-    -------
-    numpy.ndarray
-        [T'] int16 at 16 kHz.
-
-    Example
-    -------
-    >>> rng = np.random.default_rng(0)
-    >>> record(np.ones(22050, np.float32), 22050, 1.0, (0, 0, 0, 0), rng).shape
-    (16000,)
+    All frequencies are multiplied by ``tract``: a shorter vocal tract. ``colour`` is
+    the gain in dB around the four ``BANDS``.
     """
     # played as if its rate were source_rate * tract
     ratio = Fraction(RATE / (source_rate * tract)).limit_denominator(441)
@@ -112,3 +128,7 @@ def _noise(wav: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     ratio = 10 ** (rng.uniform(*NOISE_DB) / 20)
     scale = np.sqrt(np.mean(wav**2) / max(1e-12, float(np.mean(noise**2)))) / ratio
     return wav + scale * noise
+
+
+if __name__ == "__main__":
+    make_batch(Path(sys.argv[1]), *(int(word) for word in sys.argv[2:]))

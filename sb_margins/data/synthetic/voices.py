@@ -1,16 +1,21 @@
 """The synthetic speakers: what is fixed in a voice, and what varies within it.
 
 How hard the demo corpus is depends on the constants at the top: the ``SPREAD_*``
-say how far speakers lie apart, the ``WITHIN_*`` how much one speaker wavers.
+say how far speakers lie apart, the ``WITHIN_*`` how much one speaker varies.
 """
 
 from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from pathlib import Path
 
-from sb_margins.data.synthetic.sentences import SENTENCES
+import yaml
 
+SENTENCES: dict[str, list[str]] = yaml.safe_load(
+    Path(__file__).with_name("sentences.yaml").read_text(encoding="utf-8")
+)
+BATCH = 10  # speakers that one process makes
 LOW = (
     "Alex Andy Denis Diogo Gene Henrique Hugo Lee Marco Michael Mike Reed RicishayMax "
     "adam antonio boris david ed edward iven3 john kaukovalta klatt4 m1 m2 m3 m4 m5 "
@@ -46,28 +51,10 @@ WITHIN_COLOUR = 2.0
 class Speaker:
     """What never changes in a voice.
 
-    Arguments
-    ---------
-    name : str
-    gender : str
-        ``m`` or ``f``: the register of the eSpeak variant.
-    language : str
-        Of the sentences.
-    accent : str
-        eSpeak's language voice.
-    variant : str
-        eSpeak's voice variant.
-    tract : float
-        Formants are scaled by it (1 = the variant's own).
-    pitch, pitch_range, rate : int
-        eSpeak's settings.
-    colour : tuple of float
-        Gain in dB of four bands: the voice's timbre.
-
-    Example
-    -------
-    >>> Speaker("s1", "f", "en", "en-us", "f3", 1.0, 50, 50, 170, (0, 0, 0, 0)).voice
-    'en-us+f3'
+    ``gender`` is the register of the eSpeak ``variant`` and ``accent`` eSpeak's
+    language voice. Formants are scaled by ``tract`` (1 = the variant's own). ``pitch``,
+    ``pitch_range`` and ``rate`` are eSpeak's settings; ``colour`` is the gain in dB of
+    four bands, the voice's timbre.
     """
 
     name: str
@@ -86,24 +73,17 @@ class Speaker:
         """eSpeak's name of it."""
         return f"{self.accent}+{self.variant}"
 
+    def file_name(self, index: int) -> str:
+        """The posix path of an utterance, relative to the corpus."""
+        return f"audio/{self.name}/{self.name}-{index:02d}.flac"
+
 
 @dataclass(frozen=True)
 class Saying:
     """One sentence as a speaker happens to say it.
 
-    Arguments
-    ---------
-    text : str
-    tract : float
-    pitch, pitch_range, rate : int
-        The speaker's, wavering; pitch and rate are corrected for the tract, whose
-        scaling would change them.
-    colour : tuple of float
-
-    Example
-    -------
-    >>> Saying("Hello.", 1.0, 50, 50, 170, (0.0, 0.0, 0.0, 0.0)).text
-    'Hello.'
+    Settings as the speaker's, varied; pitch and rate are corrected for the tract,
+    whose scaling would change them.
     """
 
     text: str
@@ -119,21 +99,6 @@ def make_speakers(count: int, seed: int) -> list[Speaker]:
 
     Half are low, half high. Speakers who share a variant (there are fewer variants
     than speakers) are set apart by vocal tract and pitch, drawn from strata.
-
-    Arguments
-    ---------
-    count : int
-    seed : int
-
-    Returns
-    -------
-    list of Speaker
-
-    Example
-    -------
-    >>> voices = make_speakers(120, seed=1)
-    >>> len({(v.voice, v.tract, v.pitch, v.pitch_range, v.rate) for v in voices})
-    120
     """
     rng = random.Random(f"{seed}/speakers")
     languages = [la for la, share in LANGUAGE_SHARE.items() for _ in range(share)]
@@ -170,42 +135,24 @@ def make_speakers(count: int, seed: int) -> list[Speaker]:
 
 
 def make_sayings(speaker: Speaker, count: int, seed: int) -> list[Saying]:
-    """Different sentences, each said a little differently.
-
-    Arguments
-    ---------
-    speaker : Speaker
-    count : int
-        At most as many as the language has sentences (20 or more).
-    seed : int
-
-    Returns
-    -------
-    list of Saying
-
-    Example
-    -------
-    >>> sayings = make_sayings(make_speakers(12, 1)[0], 10, seed=1)
-    >>> len({s.text for s in sayings})
-    10
-    """
+    """So many different sentences, each said a little differently."""
     rng = random.Random(f"{seed}/{speaker.name}/sayings")
     texts = rng.sample(SENTENCES[speaker.language], count)
     return [
         Saying(
             text,
-            tract := speaker.tract * (1 + WITHIN_TRACT * _waver(rng)),
-            _clip(speaker.pitch + WITHIN_PITCH * _waver(rng), 0, 99),
-            _clip(speaker.pitch_range + WITHIN_RANGE * _waver(rng), 0, 99),
-            _clip((speaker.rate + WITHIN_RATE * _waver(rng)) / tract, 90, 300),
-            tuple(c + WITHIN_COLOUR * _waver(rng) for c in speaker.colour),
+            tract := speaker.tract * (1 + WITHIN_TRACT * _deviation(rng)),
+            _clip(speaker.pitch + WITHIN_PITCH * _deviation(rng), 0, 99),
+            _clip(speaker.pitch_range + WITHIN_RANGE * _deviation(rng), 0, 99),
+            _clip((speaker.rate + WITHIN_RATE * _deviation(rng)) / tract, 90, 300),
+            tuple(c + WITHIN_COLOUR * _deviation(rng) for c in speaker.colour),
         )
         for text in texts
     ]
 
 
-def _waver(rng: random.Random) -> float:
-    """A standard normal number, at most two from nought."""
+def _deviation(rng: random.Random) -> float:
+    """A standard normal number, at most 2 away from 0."""
     return max(-2.0, min(2.0, rng.gauss(0, 1)))
 
 
