@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import struct
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -68,12 +69,17 @@ class Recording:
 
 
 class AudioInfo(NamedTuple):
-    """What a file's header says; ``notes`` as in `Recording` (a truncated file)."""
+    """What a file's header says; ``notes`` as in `Recording` (a truncated file).
+
+    ``peak`` (as `SILENT` is) and ``checksum`` are of what was decoded.
+    """
 
     frames: int
     rate: int
     channels: int
     notes: list[str]
+    peak: float | None = None
+    checksum: int = 0
 
     @property
     def seconds(self) -> float:
@@ -240,30 +246,41 @@ def audio_info(path: str | Path, decode: str = "header") -> AudioInfo:
     >>> path = getfixture("tmp_path") / "a.wav"
     >>> soundfile.write(path, np.zeros(8000), 8000)
     >>> audio_info(path)
-    AudioInfo(frames=8000, rate=8000, channels=1, notes=[])
+    AudioInfo(frames=8000, rate=8000, channels=1, notes=[], peak=None, checksum=0)
     """
     path = Path(path)
     with _opened(path) as file:
         notes = _container_notes(path)
         frames = file.frames
+        peak, checksum = 0.0, 0
+
+        def decoded(wanted: float) -> int:
+            nonlocal peak, checksum
+            count = 0
+            for block in _blocks(file, path, wanted):
+                count += len(block)
+                peak = max(peak, float(np.ptp(block, axis=0).max()) / 2)
+                checksum = zlib.crc32(block.data, checksum)
+            return count
+
         if frames > UNKNOWN_FRAMES:  # counted: the header does not say
-            frames = sum(len(block) for block in _blocks(file, path, math.inf))
+            frames = decoded(math.inf)
         elif frames > 0 and decode != "header":
             tenth = max(1, file.samplerate // 10)
             if decode == "full":
-                got = sum(len(block) for block in _blocks(file, path, frames))
+                got = decoded(frames)
             else:
-                got = sum(len(block) for block in _blocks(file, path, tenth))
+                got = decoded(tenth)
                 last = max(0, frames - tenth)
                 file.seek(last)
-                tail = sum(len(block) for block in _blocks(file, path, frames - last))
-                got = frames if got and tail == frames - last else 0
+                got = frames if got and decoded(frames - last) == frames - last else 0
             if got < frames and not notes:
                 seconds = frames / file.samplerate
                 notes = [f"is truncated: its {seconds:.2f} s cannot be read to the end"]
         if frames <= 0:
             raise UserError(f"{path} is too short: it holds no samples")
-        return AudioInfo(frames, file.samplerate, file.channels, notes)
+        header = frames, file.samplerate, file.channels, notes
+        return AudioInfo(*header, peak if checksum else None, checksum)
 
 
 class _Decoded(NamedTuple):

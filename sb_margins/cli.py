@@ -16,7 +16,7 @@ from sb_margins.errors import UserError, nearest, printable
 COMMANDS = {
     "demo": ("sb_margins.demo", "train, evaluate, export and verify, end to end"),
     "losses": ("sb_margins.select", "the losses: equation, defaults, source"),
-    "prepare": ("sb_margins.data.command", "make manifests and trial lists"),
+    "prepare": ("sb_margins.commands.prepare", "make manifests and trial lists"),
     "train": ("sb_margins.training.command", "train a verifier from a YAML"),
     "compare": ("sb_margins.commands.compare", "losses side by side: one report"),
     "plot-loss": ("sb_margins.commands.plot_loss", "draw losses and gradients"),

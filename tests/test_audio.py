@@ -105,7 +105,7 @@ def test_sampling_rates(model, voice, tmp_path, rate):
     """Resampled speech stays near its band-limited original."""
     from scipy.signal import resample_poly
 
-    from sb_margins.data.audio import resample
+    from sb_margins.audio import resample
 
     other = resample(voice, RATE, rate)
     soundfile.write(tmp_path / "other.wav", other, rate, subtype="FLOAT")

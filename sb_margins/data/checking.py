@@ -1,121 +1,176 @@
-"""Sorts good files from bad ones, and tells the user about all of them at once."""
+"""Which recordings of a corpus are usable; the others are named all at once."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from sb_margins.data.audio_files import Header
+import numpy as np
+
+from sb_margins.audio import SAMPLE_RATE, SILENT, AudioInfo, audio_info, load_audio
 from sb_margins.data.corpus import Entry, Listing
 from sb_margins.data.manifest import Utterance
 from sb_margins.errors import UserError
+from sb_margins.files import hash_file, write_text
 
-MODEL_RATE = 16_000
-_SHOWN = 20
+CHECKS = ("header", "ends", "full")
+_CHUNK = 64  # files that a thread takes at once
+_NAMED = 20  # files in a message
+_CONVERT = """.
+AAC files (.m4a): convert each beside itself, for instance with
+  find FOLDER -name '*.m4a' -print0 | xargs -0 -P 8 -I{} sh -c \
+'ffmpeg -loglevel error -n -i "$1" -ar 16000 -ac 1 "${1%.m4a}.flac"' _ {}"""
 
 
 def usable(
     listing: Listing,
-    headers: Sequence[Header],
-    common: Mapping[str, Any],
     save: Path,
+    *,
+    check: str,
+    min_seconds: float,
+    skip_bad: bool,
+    workers: int,
+    progress: bool,
 ) -> tuple[list[tuple[Entry, Utterance]], dict[str, str]]:
-    """The good files as utterances; bad ones told all at once, by name.
+    """The listing's usable entries as utterances, and the other IDs with the reason.
 
-    Arguments
-    ---------
-    listing : Listing
-        Its ``notes`` grow.
-    headers : sequence of Header
-        One per entry.
-    common : mapping
-        ``skip_bad`` and ``min_seconds``.
-    save : Path
-        Gets ``bad_files.txt`` when something is left out.
-
-    Returns
-    -------
-    tuple of list and dict
-        Entries with their utterances, and the IDs left out with the reason.
-
-    Raises
-    ------
-    UserError
-        For unreadable files, unless ``skip_bad``.
-
-    Example
-    -------
-    >>> listing = Listing(Path("corpus"), [Entry("a", "a.wav", "s")])
-    >>> common = {"skip_bad": False, "min_seconds": 0.4}
-    >>> good, _ = usable(listing, [Header(16000, 16000, 1)], common, Path("."))
-    >>> good[0][1].duration
-    1.0
+    Unreadable files raise, unless ``skip_bad``; short and silent ones are left out.
+    All are named in ``bad_files.txt`` in ``save``; the listing's notes grow.
     """
-    bad: dict[str, str] = {}
-    short: dict[str, str] = {}
-    rates: Counter[int] = Counter()
-    several = 0
-    good, left_out = [], {}
-    for entry, header in zip(listing.entries, headers, strict=True):
-        if header.problem:
-            bad[entry.wav] = left_out[entry.id] = header.problem
-        elif header.duration < common["min_seconds"]:
-            short[entry.wav] = left_out[entry.id] = f"{header.duration:.2f} s"
+    paths = [listing.root / entry.wav for entry in listing.entries]
+    infos = _read_infos(paths, check, workers, progress)
+    good: list[tuple[Entry, AudioInfo]] = []
+    bad, short, silent, reasons = {}, {}, {}, {}
+    for entry, path, info in zip(listing.entries, paths, infos, strict=True):
+        if isinstance(info, str):
+            bad[entry.wav] = reasons[entry.id] = info
+        elif info.notes:
+            bad[entry.wav] = reasons[entry.id] = "; ".join(info.notes)
+        elif info.seconds < min_seconds:
+            short[entry.wav] = reasons[entry.id] = f"{info.seconds:.2f} s"
+        elif _is_silent(path, info):
+            silent[entry.wav] = reasons[entry.id] = "silent"
         else:
-            rates[header.sample_rate] += 1
-            several += header.channels > 1
-            utterance = Utterance(
-                entry.id,
-                entry.wav,
-                round(header.duration, 6),
-                entry.spk_id,
-                header.sample_rate,
-                entry.meta,
-            )
-            good.append((entry, utterance))
-    listed = save / "bad_files.txt"
-    listed.unlink(missing_ok=True)
-    if bad or short:
-        lines = [f"{wav}\t{why}" for wav, why in {**bad, **short}.items()]
-        listed.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    if bad and not common["skip_bad"]:
+            good.append((entry, info))
+    left_out = {**bad, **short, **silent}
+    bad_files = save / "bad_files.txt"
+    bad_files.unlink(missing_ok=True)
+    if left_out:
+        lines = [f"{wav}\t{reason}\n" for wav, reason in left_out.items()]
+        write_text(bad_files, "".join(lines))
+    if bad and not skip_bad:
+        advice = _CONVERT if any("AAC" in reason for reason in bad.values()) else ""
         raise UserError(
-            f"{len(bad)} of {len(headers)} files in {listing.root} cannot be used:"
-            f"{_told(bad, listed)}\nRepair or remove them, or leave them out with "
-            f"skip_bad (--skip_bad true){_advice(bad)}"
+            f"{len(bad)} of {len(infos)} files in {listing.root} cannot be used:"
+            f"{_lines(bad, bad_files)}\nRepair or remove them, or leave them out with "
+            f"skip_bad (prepare: --skip-bad; train: --skip_bad=True){advice}"
         )
-    if bad:
-        listing.notes.append(
-            f"left out {len(bad)} unreadable files:{_told(bad, listed)}"
-        )
-    if short:
-        listing.notes.append(
-            f"left out {len(short)} files shorter than {common['min_seconds']} s "
-            f"(min_seconds):{_told(short, listed)}"
-        )
-    if set(rates) - {MODEL_RATE}:
-        told = ", ".join(f"{rate} Hz: {n}" for rate, n in sorted(rates.items()))
-        listing.notes.append(f"sample rates differ from 16000 Hz ({told} files)")
+    for group, kind in (
+        (bad, "unreadable files"),
+        (short, f"files shorter than {min_seconds} s (min_seconds)"),
+        (silent, "silent files"),
+    ):
+        if group:
+            listing.notes.append(
+                f"left out {len(group)} {kind}:{_lines(group, bad_files)}"
+            )
+    listing.notes += _notes(listing.root, good)
+    utterances = [
+        (e, Utterance(e.id, e.wav, round(i.seconds, 6), e.spk_id, i.rate, e.meta))
+        for e, i in good
+    ]
+    return utterances, reasons
+
+
+def _read_infos(
+    paths: Sequence[Path], check: str, workers: int, progress: bool
+) -> list[AudioInfo | str]:
+    """What each file is, or why it is unreadable; in threads."""
+    from tqdm import tqdm
+
+    chunks = [paths[i : i + _CHUNK] for i in range(0, len(paths), _CHUNK)]
+    infos: list[AudioInfo | str] = []
+    with (
+        ThreadPoolExecutor(workers or 2 * (os.cpu_count() or 1)) as pool,
+        tqdm(
+            total=len(paths),
+            desc="reading headers",
+            unit="file",
+            disable=None if progress else True,
+        ) as bar,
+    ):
+        for part in pool.map(partial(_read_chunk, check=check), chunks):
+            infos += part
+            bar.update(len(part))
+    return infos
+
+
+def _read_chunk(paths: Sequence[Path], check: str) -> list[AudioInfo | str]:
+    return [_read_info(path, check) for path in paths]
+
+
+def _read_info(path: Path, check: str) -> AudioInfo | str:
+    try:
+        return audio_info(path, check)
+    except UserError as error:
+        return str(error).replace(f"{path}: ", "").replace(f"{path} ", "")
+
+
+def _is_silent(path: Path, info: AudioInfo) -> bool:
+    """Decodes all of a file whose ends are silent."""
+    if info.peak is None or info.peak >= SILENT:
+        return False
+    return float(np.ptp(load_audio(path))) / 2 < SILENT
+
+
+def _notes(root: Path, good: Sequence[tuple[Entry, AudioInfo]]) -> list[str]:
+    """What is odd about the usable files."""
+    notes = []
+    rates = Counter(info.rate for _, info in good)
+    if set(rates) - {SAMPLE_RATE}:
+        counts = ", ".join(f"{rate} Hz: {n}" for rate, n in sorted(rates.items()))
+        notes.append(f"sample rates differ from {SAMPLE_RATE} Hz ({counts} files)")
+    several = sum(info.channels > 1 for _, info in good)
     if several:
-        listing.notes.append(f"{several} files have several channels")
-    return good, left_out
-
-
-def _told(files: Mapping[str, str], listed: Path) -> str:
-    lines = [f"\n  {name}: {why}" for name, why in list(files.items())[:_SHOWN]]
-    if len(files) > _SHOWN:
-        lines.append(f"\n  ... and {len(files) - _SHOWN} more, all in {listed}")
-    return "".join(lines)
-
-
-def _advice(bad: Mapping[str, str]) -> str:
-    if any("AAC" in why for why in bad.values()):
-        return (
-            ".\nAAC files (.m4a): convert each beside itself, for instance with\n"
-            "  find FOLDER -name '*.m4a' -print0 | xargs -0 -P 8 -I{} sh -c "
-            '\'ffmpeg -loglevel error -n -i "$1" -ar 16000 -ac 1 "${1%.m4a}.flac"\' '
-            "_ {}"
+        notes.append(f"{several} files have several channels")
+    copies = _copies(root, good)
+    if copies:
+        more = f"\n  ... and {len(copies) - _NAMED} more" * (len(copies) > _NAMED)
+        lines = "".join(f"\n  {' = '.join(files)}" for files in copies[:_NAMED])
+        notes.append(
+            f"{len(copies)} recordings are under several speakers (remove the wrong "
+            f"ones):{lines}{more}"
         )
-    return ""
+    return notes
+
+
+def _copies(root: Path, good: Iterable[tuple[Entry, AudioInfo]]) -> list[list[str]]:
+    """Files with the same bytes under different speakers."""
+    alike: defaultdict[object, list[Entry]] = defaultdict(list)
+    for entry, info in good:
+        if info.peak is not None:
+            alike[info.frames, info.rate, info.checksum].append(entry)
+    copies = []
+    for entries in alike.values():
+        if len({entry.spk_id for entry in entries}) == 1:
+            continue
+        same: defaultdict[str, list[Entry]] = defaultdict(list)
+        for entry in entries:
+            same[hash_file(root / entry.wav)].append(entry)
+        copies += [
+            [entry.wav for entry in group]
+            for group in same.values()
+            if len({entry.spk_id for entry in group}) > 1
+        ]
+    return copies
+
+
+def _lines(files: Mapping[str, str], bad_files: Path) -> str:
+    lines = [f"\n  {wav}: {reason}" for wav, reason in list(files.items())[:_NAMED]]
+    if len(files) > _NAMED:
+        lines.append(f"\n  ... and {len(files) - _NAMED} more, all in {bad_files}")
+    return "".join(lines)

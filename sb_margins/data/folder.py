@@ -160,7 +160,7 @@ def _use_splits(listing: Listing, dev_share: float) -> None:
 
 
 def _rows(path: Path, **columns: tuple[str, ...]) -> list[Row]:
-    rows = read_table(path, **columns)
+    rows = list(read_table(path, **columns))
     if not rows:
         raise UserError(f"{path} is empty")
     return rows

@@ -2,61 +2,35 @@
 
 from __future__ import annotations
 
-import csv
 import importlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sb_margins.data.audio_files import CHECKS, read_headers
-from sb_margins.data.checking import usable
-from sb_margins.data.corpus import Corpus, Entry, Listing, existing_folder
+from sb_margins.data.checking import CHECKS, usable
+from sb_margins.data.corpus import Corpus, Entry, Listing, choose, existing_folder
 from sb_margins.data.manifest import Manifest, Utterance
 from sb_margins.data.prepared import FORMAT, Prepared
 from sb_margins.data.splitting import divide, hold_out, make_trials
+from sb_margins.data.tables import read_table
 from sb_margins.data.trials import Trials, usable_trials, write_trials
-from sb_margins.errors import UserError, nearest
+from sb_margins.errors import UserError, listed, nearest
+from sb_margins.files import write_text
 
-CORPORA = (
-    "folder",
-    "demo",
-    "mini_librispeech",
-    "voxceleb",
-    "cnceleb",
-    "sitw",
-)
+CORPORA = ("folder", "demo", "mini_librispeech", "voxceleb", "cnceleb", "sitw")
 COMMON: dict[str, Any] = {"skip_bad": False, "min_seconds": 0.4, "check": "ends"}
 COMMON_HELP = {
     "skip_bad": "leave unreadable files out (listed) instead of stopping",
     "min_seconds": "leave shorter files out (listed)",
-    "check": "header, ends (default: also decodes both ends) or full (all of it)",
+    "check": "header, ends (also decodes both ends) or full (decodes everything)",
 }
 
 
 def corpus_named(name: str) -> Corpus:
-    """The corpus of that name.
-
-    Arguments
-    ---------
-    name : str
-        One of ``CORPORA``.
-
-    Returns
-    -------
-    Corpus
-
-    Raises
-    ------
-    UserError
-        When there is none; tells the nearest names.
-
-    Example
-    -------
-    >>> corpus_named("folder").name
-    'folder'
-    """
+    """The corpus of that name, or an error with the nearest names."""
     if name not in CORPORA:
         raise UserError(
             f"no corpus '{name}'.{nearest(name, CORPORA)} Known: {', '.join(CORPORA)}. "
@@ -81,15 +55,15 @@ def prepare(
     corpus : str
         One of ``CORPORA``.
     data_folder : str or Path, optional
-        Where the audio lies; may be None for a corpus that is made on the spot.
+        Where the audio lies; may be None for a corpus that is made or fetched.
     save_folder : str or Path
         Where the manifests go.
     seed : int
-        Of splits and trial lists (and of the demo corpus).
+        Of splits and trial lists.
     workers : int
         Threads that read headers; 0 = two per core.
     verbose : bool
-        Whether to say on standard error what was done.
+        Whether to print to standard error what was done.
     **options
         ``skip_bad`` (default False), ``min_seconds`` (0.4), ``check`` ("ends"),
         and the corpus's own: see ``sb-margins prepare CORPUS --help``.
@@ -103,18 +77,79 @@ def prepare(
     UserError
         For an unknown corpus or option, a wrong layout, unreadable files (all
         of them at once, by name), too few speakers.
-
-    Example
-    -------
-    >>> prepare("folders", "x", "y")
-    Traceback (most recent call last):
-    ...
-    sb_margins.errors.UserError: no corpus 'folders'. Did you mean 'folder'? ...
     """
-    try:
-        return _prepare(
-            corpus, data_folder, save_folder, seed, workers, verbose, options
+    layout = corpus_named(corpus)
+    options = _complete(layout, options)
+    save = Path(save_folder)
+
+    def say(text: str) -> None:
+        if verbose:
+            print(f"prepare {corpus}: {text}", file=sys.stderr)
+
+    with _readable_errors(corpus):
+        folder = _data_folder(layout, data_folder)
+        if save.absolute() == folder:
+            raise UserError(
+                f"save_folder and data_folder are the same ({folder}): manifests would "
+                "mix with the corpus's own tables. Give another save_folder"
+            )
+        settings = {
+            "format": FORMAT,
+            "corpus": corpus,
+            "data_folder": str(folder),
+            "seed": seed,
+            "options": options,
+        }
+        before = _read_info(save)
+        if before:
+            if _is_current(before, settings, layout, folder) and _is_complete(save):
+                return Prepared.load(save)
+            say(f"{_changes(before, settings)}; preparing {save} again")
+
+        listing = layout.collect(
+            folder, seed=seed, **{name: options[name] for name in layout.options}
         )
+        save.mkdir(parents=True, exist_ok=True)
+        common = {name: options[name] for name in COMMON}
+        utterances, left_out = usable(
+            listing, save, workers=workers, progress=verbose, **common
+        )
+        splits = _splits(listing, utterances, seed, options)
+        trials = {
+            split: _trials(listing, split, group, left_out, seed)
+            for split, group in splits.items()
+            if split != "train"
+        }
+
+        _remove_old(save, before)
+        for split, group in splits.items():
+            Manifest(group, listing.root).write(save / f"{split}.csv")
+        for split in trials:
+            write_trials(save / f"trials_{split}.txt", trials[split])
+        counts = {
+            split: _count(splits[split], trials.get(split))
+            for split in sorted(splits, key=lambda s: (s != "train", s))
+        }
+        info = {
+            **settings,
+            "data_root": str(listing.root),
+            "stamp": layout.stamp(folder) if layout.stamp else "",
+            "counts": counts,
+            "notes": listing.notes,
+        }
+        text = json.dumps(info, indent=2, ensure_ascii=False, default=str)
+        write_text(save / "prepare.json", text + "\n")
+    for note in listing.notes:
+        say(note)
+    for split, count in counts.items():
+        say(f"{split}: " + ", ".join(f"{n} {what}" for what, n in count.items()))
+    return Prepared(save, listing.root)
+
+
+@contextmanager
+def _readable_errors(corpus: str) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         place = f" ({error.filename})" if error.filename else ""
         raise UserError(
@@ -123,157 +158,77 @@ def prepare(
         ) from error
 
 
-def _prepare(
-    corpus: str,
-    data_folder: str | Path | None,
-    save_folder: str | Path,
-    seed: int,
-    workers: int,
-    verbose: bool,
-    options: Mapping[str, Any],
-) -> Prepared:
-    layout = corpus_named(corpus)
-    common, own = _options(layout, options)
-    folder = _folder(layout, data_folder, seed, own)
-    save = Path(save_folder)
-    if save.absolute() == folder:
-        raise UserError(
-            f"save_folder and data_folder are the same ({folder}): manifests would "
-            "mix with the corpus's own tables. Give another save_folder"
-        )
-
-    def say(text: str) -> None:
-        if verbose:
-            print(f"prepare {corpus}: {text}", file=sys.stderr)
-
-    key = {
-        "format": FORMAT,
-        "corpus": corpus,
-        "data_folder": str(folder),
-        "seed": seed,
-        "options": {**common, **own},
-    }
-    old = _old(save)
-    if old and _same(old, key, layout, folder):
-        prepared = Prepared.load(save)
-        if _audio_is_there(prepared):
-            return prepared
-    if old:
-        say(f"{_changes(old, key)}; preparing {save} again")
-
-    listing = layout.collect(folder, seed=seed, **own)
-    headers = read_headers(
-        [listing.root / e.wav for e in listing.entries],
-        common["check"],
-        workers,
-        progress=verbose,
-    )
-    save.mkdir(parents=True, exist_ok=True)
-    utterances, left_out = usable(listing, headers, common, save)
-    splits = _splits(listing, utterances, seed, own)
-    trials = _trials(listing, splits, left_out, seed)
-    _remove_old(save, old)
-    for split, group in splits.items():
-        Manifest(group, listing.root).write(save / f"{split}.csv")
-    for split, lines in trials.items():
-        write_trials(save / f"trials_{split}.txt", lines)
-    counts = _counts(splits, trials)
-    info = {
-        **key,
-        "data_root": str(listing.root),
-        "stamp": layout.stamp(folder) if layout.stamp else "",
-        "counts": counts,
-        "notes": listing.notes,
-    }
-    text = json.dumps(info, indent=2, ensure_ascii=False, default=str) + "\n"
-    part = save / "prepare.json.part"
-    part.write_text(text, encoding="utf-8")
-    part.replace(save / "prepare.json")
-    for note in listing.notes:
-        say(note)
-    for split, count in counts.items():
-        say(f"{split}: " + ", ".join(f"{n} {what}" for what, n in count.items()))
-    return Prepared(save, listing.root)
-
-
-def _options(
-    layout: Corpus, options: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The common and the corpus's own options, complete and of the right type."""
-    known = {**COMMON, **layout.options}
-    chosen = dict(known)
+def _complete(layout: Corpus, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The common and the corpus's own options, all set and of the right type."""
+    complete = {**COMMON, **layout.options}
     for name, value in options.items():
-        if name not in known:
+        if name not in complete:
             raise UserError(
                 f"corpus '{layout.name}' has no option '{name}'."
-                f"{nearest(name, known)} It has: {', '.join(sorted(known))}"
+                f"{nearest(name, complete)} It has: {', '.join(sorted(complete))}"
             )
-        kind = type(known[name])
-        if kind is float and isinstance(value, int):
+        kind = type(complete[name])
+        if kind is float and type(value) is int:
             value = float(value)
-        if known[name] is not None and type(value) is not kind:
+        if type(value) is not kind:
             raise UserError(
                 f"option '{name}' of corpus '{layout.name}' takes "
                 f"{kind.__name__}, not {value!r}"
             )
-        chosen[name] = value
-    if chosen["check"] not in CHECKS:
-        raise UserError(f"check={chosen['check']!r}: choose {', '.join(CHECKS)}")
-    common = {name: chosen[name] for name in COMMON}
-    return common, {name: chosen[name] for name in layout.options}
+        complete[name] = value
+    choose("check", complete["check"], CHECKS)
+    return complete
 
 
-def _folder(
-    layout: Corpus, folder: str | Path | None, seed: int, own: Mapping[str, Any]
-) -> Path:
-    if layout.default_folder is not None:
-        path = layout.default_folder(seed, own) if folder is None else Path(folder)
-        return path.expanduser().absolute()
+def _data_folder(layout: Corpus, folder: str | Path | None) -> Path:
+    if layout.writes:
+        return Path(folder or layout.default_folder).expanduser().absolute()
     if folder is None:
-        raise UserError(f"corpus '{layout.name}' needs its folder: --data_folder")
+        raise UserError(f"corpus '{layout.name}' needs its folder: --data-folder")
     return existing_folder(folder)
 
 
-def _old(save: Path) -> dict[str, Any] | None:
-    """What an earlier preparation left, if it can be read."""
+def _read_info(save: Path) -> dict[str, Any] | None:
+    """The ``prepare.json`` of an earlier preparation, if it can be read."""
     try:
         return json.loads((save / "prepare.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 
 
-def _same(
-    old: Mapping[str, Any], key: Mapping[str, Any], layout: Corpus, folder: Path
+def _is_current(
+    before: Mapping[str, Any], settings: Mapping[str, Any], layout: Corpus, folder: Path
 ) -> bool:
-    if any(old.get(name) != value for name, value in key.items()):
+    """Whether the settings are the same, and the data as far as a stamp says."""
+    if any(before.get(name) != value for name, value in settings.items()):
         return False
     if layout.stamp is None:
         return True
-    return folder.is_dir() and old.get("stamp") == layout.stamp(folder)
+    return folder.is_dir() and before.get("stamp") == layout.stamp(folder)
 
 
-def _audio_is_there(prepared: Prepared) -> bool:
-    """Every file that was written is there, and the first audio of each split."""
+def _is_complete(save: Path) -> bool:
+    """Whether every file that was written is there, and each split's first audio."""
+    prepared = Prepared.load(save)
     for split, count in prepared.info["counts"].items():
         if "target trials" in count and not prepared.has_trials(split):
             return False
         try:
-            with (prepared.folder / f"{split}.csv").open(encoding="utf-8") as stream:
-                first = next(csv.DictReader(stream))
-        except (OSError, StopIteration):
+            first = next(read_table(save / f"{split}.csv", wav=("wav",)))
+        except (UserError, StopIteration):
             return False
-        if not (prepared.data_root / first["wav"]).is_file():
+        if not (prepared.data_root / first.known["wav"]).is_file():
             return False
     return True
 
 
-def _changes(old: Mapping[str, Any], key: Mapping[str, Any]) -> str:
-    before = {**old, **old.get("options", {})}
-    after = {**key, **key["options"]}
+def _changes(before: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    old = {**before, **before.get("options", {})}
+    new = {**settings, **settings["options"]}
     changed = [
-        f"{name} was {before.get(name)!r}, is {value!r}"
-        for name, value in after.items()
-        if name != "options" and before.get(name) != value
+        f"{name} was {old.get(name)!r}, is {value!r}"
+        for name, value in new.items()
+        if name != "options" and old.get(name) != value
     ]
     return "; ".join(changed) or "the data have changed"
 
@@ -282,39 +237,34 @@ def _splits(
     listing: Listing,
     utterances: Sequence[tuple[Entry, Utterance]],
     seed: int,
-    own: Mapping[str, Any],
+    options: Mapping[str, Any],
 ) -> dict[str, list[Utterance]]:
-    ordered = sorted(utterances, key=lambda pair: pair[1].id)
-    if not ordered:
+    """The corpus's own splits, or made ones; dev is held out when there is none."""
+    if not utterances:
         raise UserError(f"no usable audio in {listing.root}")
-    if not any(entry.split for entry, _ in ordered):
+    ordered = sorted(utterances, key=lambda pair: pair[1].id)
+    splits: dict[str, list[Utterance]] = {}
+    for entry, utterance in ordered:
+        splits.setdefault(entry.split, []).append(utterance)
+    if list(splits) == [""]:
         shares = ("dev_share", "test_share", "eval_utterances")
         splits = divide(
-            [u for _, u in ordered], seed, **{k: own[k] for k in shares if k in own}
+            splits[""], seed, **{k: options[k] for k in shares if k in options}
         )
-    else:
-        splits = {}
-        for entry, utterance in ordered:
-            splits.setdefault(entry.split, []).append(utterance)
-        if "dev" not in splits and listing.dev_speakers:
-            train, dev = hold_out(
-                splits["train"], seed, listing.dev_speakers, listing.eval_utterances
-            )
-            splits.update(train=train, dev=dev)
-            listing.notes.append(
-                f"{listing.dev_speakers} training speakers were held out as dev"
-            )
-    owner: dict[str, str] = {}
-    for split, group in splits.items():
-        if split == "train":
-            continue
-        for u in group:
-            owner[u.spk_id] = split
-    shared = sorted({u.spk_id for u in splits.get("train", ())} & set(owner))
+    elif "dev" not in splits and listing.dev_speakers:
+        splits["train"], splits["dev"] = hold_out(
+            splits["train"], seed, listing.dev_speakers, listing.eval_utterances
+        )
+        listing.notes.append(
+            f"{listing.dev_speakers} training speakers were held out as dev"
+        )
+    trained = {u.spk_id for u in splits.get("train", ())}
+    evaluated = {u.spk_id for s, g in splits.items() if s != "train" for u in g}
+    shared = sorted(trained & evaluated)
     if shared:
         raise UserError(
             f"{len(shared)} speakers are in 'train' and in another split: "
-            f"{', '.join(shared[:5])}. A verifier must be tested on other speakers "
+            f"{listed(shared, 5)}. A verifier must be tested on other speakers "
             "than it was trained on: correct splits.csv"
         )
     return splits
@@ -322,52 +272,41 @@ def _splits(
 
 def _trials(
     listing: Listing,
-    splits: Mapping[str, Sequence[Utterance]],
+    split: str,
+    group: Sequence[Utterance],
     left_out: Mapping[str, str],
     seed: int,
-) -> dict[str, Trials]:
-    lists = {}
-    for split, group in splits.items():
-        if split == "train":
-            continue
-        known = {u.id: u for u in group}
-        if split in listing.trials:
-            given = listing.trials[split]
-            lists[split] = usable_trials(
-                given, split, known, left_out, listing.official
-            )
-            lost = len(given) - len(lists[split])
-            if lost:
-                listing.notes.append(
-                    f"{lost} trials of '{split}' need files that were left out"
-                )
-        else:
-            made = Trials.from_rows(make_trials(group, seed))
-            lists[split] = usable_trials(made, split, known)
-    return lists
+) -> Trials:
+    """The corpus's own trials of a split, checked, or made ones."""
+    known = {u.id: u for u in group}
+    if split not in listing.trials:
+        return usable_trials(make_trials(group, seed), split, known)
+    given = listing.trials[split]
+    trials = usable_trials(given, split, known, left_out, listing.official)
+    lost = len(given) - len(trials)
+    if lost:
+        listing.notes.append(
+            f"{lost} trials of '{split}' need files that were left out"
+        )
+    return trials
 
 
-def _counts(
-    splits: Mapping[str, Sequence[Utterance]], trials: Mapping[str, Trials]
-) -> dict[str, dict[str, Any]]:
-    counts: dict[str, dict[str, Any]] = {}
-    for split in sorted(splits, key=lambda s: (s != "train", s)):
-        group = splits[split]
-        counts[split] = {
-            "speakers": len({u.spk_id for u in group}),
-            "utterances": len(group),
-            "hours": round(sum(u.duration for u in group) / 3600, 2),
-        }
-        if split in trials:
-            targets = sum(label for label, _, _ in trials[split])
-            counts[split]["target trials"] = targets
-            counts[split]["non-target trials"] = len(trials[split]) - targets
-    return counts
+def _count(group: Sequence[Utterance], trials: Trials | None) -> dict[str, float]:
+    count: dict[str, float] = {
+        "speakers": len({u.spk_id for u in group}),
+        "utterances": len(group),
+        "hours": round(sum(u.duration for u in group) / 3600, 2),
+    }
+    if trials is not None:
+        targets = sum(label for label, _, _ in trials)
+        count["target trials"] = targets
+        count["non-target trials"] = len(trials) - targets
+    return count
 
 
-def _remove_old(save: Path, old: Mapping[str, Any] | None) -> None:
+def _remove_old(save: Path, before: Mapping[str, Any] | None) -> None:
     """No manifest of an earlier preparation may stay among the new ones."""
     (save / "prepare.json").unlink(missing_ok=True)
-    for split in (old or {}).get("counts", {}):
+    for split in (before or {}).get("counts", {}):
         (save / f"{split}.csv").unlink(missing_ok=True)
         (save / f"trials_{split}.txt").unlink(missing_ok=True)

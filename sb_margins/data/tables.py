@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ class Row(NamedTuple):
     others: dict[str, str]
 
 
-def read_table(path: str | Path, **columns: Sequence[str]) -> list[Row]:
+def read_table(path: str | Path, **columns: Sequence[str]) -> Iterator[Row]:
     """Read a CSV with a header.
 
     ``columns`` are the wanted ones: our name, and the names it may have in the file.
@@ -37,14 +37,12 @@ def read_table(path: str | Path, **columns: Sequence[str]) -> list[Row]:
                 f"{', '.join(header) or 'nothing'}"
             )
     others = [name for name in header if name not in found.values()]
-    return [
-        Row(
+    for row in reader:
+        yield Row(
             reader.line_num,
-            {column: row.get(name) or "" for column, name in found.items()},
+            {column: name and (row[name] or "") for column, name in found.items()},
             {name: row[name] for name in others if row[name]},
         )
-        for row in reader
-    ]
 
 
 def write_table(

@@ -11,7 +11,7 @@ import soundfile
 import torch
 from torch import Tensor
 
-from sb_margins.data.audio import SAMPLE_RATE
+from sb_margins.audio import SAMPLE_RATE
 from sb_margins.errors import UserError
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 from tqdm import tqdm
 
-from sb_margins.data.audio import SAMPLE_RATE, load_audio, resample
+from sb_margins.audio import SAMPLE_RATE, load_audio, resample
 from sb_margins.data.manifest import Manifest
 
 PRELOAD_BYTES = 2**30

@@ -8,6 +8,7 @@ import pytest
 import soundfile
 from corpus_trees import odd_folder, write
 
+from sb_margins.audio import audio_info
 from sb_margins.data import Manifest, Prepared, prepare
 from sb_margins.errors import UserError
 
@@ -129,7 +130,7 @@ def test_bad_files_are_told_all_at_once(broken, tmp_path):
     for name in BROKEN:
         assert name in str(told.value)
     assert "short.wav" not in str(told.value) and "skip_bad" in str(told.value)
-    assert "empty file" in str(told.value) and "cut short" in str(told.value)
+    assert "is empty" in str(told.value) and "is truncated" in str(told.value)
     assert not (tmp_path / "data" / "prepare.json").exists()
     listed = (tmp_path / "data" / "bad_files.txt").read_text()
     assert len(listed.splitlines()) == len(BROKEN) + 1
@@ -144,17 +145,63 @@ def test_bad_files_can_be_left_out(broken, tmp_path, capsys):
         assert name in told and not any(name in wav for wav in every)
 
 
-def test_damage_in_the_middle_takes_the_full_check(tmp_path, make_voice):
-    from sb_margins.data.audio_files import read_header
+def test_silence_is_left_out(tiny_corpus, tmp_path):
+    corpus = tmp_path / "corpus"
+    shutil.copytree(tiny_corpus, corpus)
+    soundfile.write(corpus / "spk0" / "silent.wav", np.full(32000, 1e-4), 16000)
+    late = np.zeros(32000)
+    late[16000] = 0.5
+    soundfile.write(corpus / "spk1" / "late.wav", late, 16000)
+    prepared = quiet(corpus, tmp_path / "data")
+    every = [u.wav for s in prepared.splits for u in prepared.manifest(s)]
+    assert "spk1/late.wav" in every and "spk0/silent.wav" not in every
+    assert "left out 1 silent files:\n  spk0/silent.wav" in prepared.info["notes"][0]
+    assert (tmp_path / "data" / "bad_files.txt").read_text() == (
+        "spk0/silent.wav\tsilent\n"
+    )
+    prepared = quiet(corpus, tmp_path / "data", check="full")
+    assert "spk0/silent.wav" in prepared.info["notes"][0]
+    prepared = quiet(corpus, tmp_path / "data", check="header")
+    assert prepared.info["notes"] == []
 
+
+def test_copies_under_two_speakers_are_named(tiny_corpus, tmp_path):
+    corpus = tmp_path / "corpus"
+    shutil.copytree(tiny_corpus, corpus)
+    one = corpus / "spk3" / "session0" / "00001.wav"
+    shutil.copy(one, corpus / "spk5" / "mine.wav")
+    shutil.copy(one, corpus / "spk3" / "again.wav")  # one speaker's: not named
+    shutil.copy(corpus / "spk2" / "session0" / "00000.wav", corpus / "spk2" / "b.wav")
+    # the same length and the same (silent) ends only
+    for speaker, level in (("spk6", 0.1), ("spk7", 0.2)):
+        wav = np.zeros(16000)
+        wav[8000] = level
+        soundfile.write(corpus / speaker / "alike.wav", wav, 16000)
+    (note,) = quiet(corpus, tmp_path / "data").info["notes"]
+    assert note.startswith("1 recordings are under several speakers")
+    assert note.splitlines()[1:] == [
+        "  spk3/again.wav = spk3/session0/00001.wav = spk5/mine.wav"
+    ]
+
+
+def test_files_outside_speaker_folders_are_named(tiny_corpus, tmp_path):
+    corpus = tmp_path / "corpus"
+    shutil.copytree(tiny_corpus, corpus)
+    write(corpus / "loose.wav", 1, 1)
+    (note,) = quiet(corpus, tmp_path / "data").info["notes"]
+    assert note == "passed over 1 files outside speaker folders: loose.wav"
+
+
+def test_damage_in_the_middle_takes_the_full_check(tmp_path, make_voice):
     path = tmp_path / "a.flac"
     soundfile.write(path, make_voice(1, 1, 4.0), 16000)
     data = bytearray(path.read_bytes())
     middle = len(data) // 2
     data[middle : middle + 3000] = bytes(3000)
     path.write_bytes(data)
-    assert read_header(path, "ends").problem == ""
-    assert read_header(path, "full").problem != ""
+    assert audio_info(path, "ends").notes == []
+    with pytest.raises(UserError, match="cannot be read"):
+        audio_info(path, "full")
 
 
 def test_no_such_folder_names_neighbours(tiny_corpus, tmp_path):
@@ -175,11 +222,11 @@ def test_wrong_layouts(tmp_path):
         quiet(tmp_path / "flat", tmp_path / "data")
     for k in range(3):
         write(tmp_path / "one" / "wav" / f"spk{k}" / "1.wav", k, 1)
-    with pytest.raises(UserError, match="only one speaker.*--data_folder .*one/wav"):
+    with pytest.raises(UserError, match="only one speaker.*--data-folder .*one/wav"):
         quiet(tmp_path / "one", tmp_path / "data")
     for name in ("train-clean-100", "test"):
         write(tmp_path / "split" / name / "ann" / "1.wav", 1, 1)
-    with pytest.raises(UserError, match="look like splits.*--data_folder"):
+    with pytest.raises(UserError, match="look like splits.*--data-folder"):
         quiet(tmp_path / "split", tmp_path / "data")
     for k in range(4):
         for n in (1, 2):

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import tarfile
+from functools import cache
 from pathlib import Path
 
 import soundfile
 from conftest import voice
 
+cached_voice = cache(voice)
+
 
 def write(path: Path, speaker: int, utterance: int, seconds=0.9, rate=16000) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, voice(speaker, utterance, seconds, rate), rate)
+    soundfile.write(path, cached_voice(speaker, utterance, seconds, rate), rate)
     return path
 
 

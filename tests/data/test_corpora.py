@@ -5,7 +5,6 @@ import shutil
 import pytest
 from corpus_trees import cnceleb, mini_librispeech, sitw, voxceleb, write
 
-from sb_margins.cli import main
 from sb_margins.data import prepare
 from sb_margins.errors import UserError
 
@@ -21,6 +20,13 @@ def speakers(prepared, split):
 @pytest.fixture(scope="module")
 def vox(tmp_path_factory):
     return voxceleb(tmp_path_factory.mktemp("vox"))
+
+
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory):
+    root = mini_librispeech(tmp_path_factory.mktemp("mini_librispeech"))
+    shutil.rmtree(root / "tree")
+    return root
 
 
 def test_voxceleb(vox, tmp_path):
@@ -93,6 +99,12 @@ def test_cnceleb(tmp_path):
     assert speakers(prepared, "test") == {"id00800", "id00801", "id00802"}
     first = prepared.trials("test").read_text().splitlines()[0]
     assert first == "1 enroll/id00800-enroll.flac test/id00800-movie-01-001.flac"
+    enrolled = prepared.manifest("test")[0]
+    assert enrolled.meta == {"genre": "enroll"}
+    assert enrolled.wav == f"CN-Celeb_flac/eval/{enrolled.id}"
+    assert prepared.manifest("test")[3].meta == {"genre": "movie"}
+    one = prepared.manifest("train")[0]
+    assert one.wav in (f"CN-Celeb{n}_flac/data/{one.id}" for n in ("", "2"))
     genres = {u.meta["genre"] for u in prepared.manifest("train")}
     assert genres == {"singing", "interview"}
     alone = quiet(
@@ -103,6 +115,20 @@ def test_cnceleb(tmp_path):
         train="cnceleb1",
     )
     assert len(speakers(alone, "train")) == 4
+    assert alone.manifest("train")[0].wav.startswith("CN-Celeb_flac/data/id0")
+    second = root / "CN-Celeb2_flac"
+    second.rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="no CN-Celeb2_flac by"):
+        quiet("cnceleb", root, tmp_path / "data2", train="cnceleb2")
+    options = {"cnceleb2": str(tmp_path / "elsewhere"), "train": "cnceleb2"}
+    other = quiet("cnceleb", root, tmp_path / "data2", dev_speakers=2, **options)
+    assert {s[:4] for s in speakers(other, "train")} == {"id10"}
+    with pytest.raises(UserError, match="train='both': choose all, cnceleb1"):
+        quiet("cnceleb", root, tmp_path / "data2", train="both")
+    listed = root / "CN-Celeb_flac" / "dev" / "dev.lst"
+    listed.write_text(listed.read_text() + "id00077\nid00800\n")
+    with pytest.raises(UserError, match="1 speakers of .* no folder .*id00077"):
+        quiet("cnceleb", root, tmp_path / "data2")
     (root / "CN-Celeb_flac" / "eval" / "test" / "id00801-movie-01-002.flac").unlink()
     with pytest.raises(UserError, match="names 1 files"):
         quiet("cnceleb", root, tmp_path / "data2")
@@ -118,7 +144,13 @@ def test_sitw(tmp_path):
     lines = prepared.trials("test").read_text().splitlines()
     assert len(lines) == 9
     assert lines[0] == "1 eval/audio/enr0.flac eval/audio/tst0.flac"
-    assert len(speakers(prepared, "test")) == 3
+    assert speakers(prepared, "test") == {"enr0", "enr1", "enr2"}
+    assert {u.id[-4:] for u in prepared.manifest("dev")} == {"flac"}
+    one = root / "dev" / "audio" / "tst1.flac"
+    write(one.with_suffix(".wav"), 1, 1)
+    one.unlink()
+    converted = quiet("sitw", root, tmp_path / "data1").manifest("dev")
+    assert converted.by_id()["dev/audio/tst1.wav"].spk_id == "enr1"
     shutil.rmtree(root / "dev")
     assert quiet("sitw", root, tmp_path / "data2").splits == ["test"]
     (root / "eval" / "audio" / "tst1.flac").unlink()
@@ -126,48 +158,42 @@ def test_sitw(tmp_path):
         quiet("sitw", root, tmp_path / "data3")
 
 
-def test_mini_librispeech_from_archives(tmp_path):
-    root = mini_librispeech(tmp_path / "corpus")
-    shutil.rmtree(root / "tree")
+def test_mini_librispeech_from_archives(archives, tmp_path):
+    root = tmp_path / "corpus"
+    shutil.copytree(archives, root)
     prepared = quiet("mini_librispeech", root, tmp_path / "data")
     assert prepared.data_root == root / "LibriSpeech"
     assert [len(speakers(prepared, s)) for s in prepared.splits] == [3 + 10 - 6, 2, 4]
     assert prepared.manifest("train")[0].id == "100-77-0000"
-    assert prepared.manifest("dev")[0].meta["gender"] in "mf"
+    assert prepared.manifest("train")[0].meta == {"gender": "m"}
+    assert {u.meta["gender"] for u in prepared.manifest("test")} == {"m", "f"}
     assert not list(root.glob(".unpacking*"))
+    inside = quiet("mini_librispeech", root / "LibriSpeech", tmp_path / "data2")
+    assert inside.info["counts"] == prepared.info["counts"]
 
 
-def test_mini_librispeech_fetches(tmp_path):
-    source = mini_librispeech(tmp_path / "server")
+def test_mini_librispeech_fetches(archives, tmp_path):
     folder = tmp_path / "corpus"
-    prepared = quiet("mini_librispeech", folder, tmp_path / "data", address=str(source))
+    address = str(archives)
+    prepared = quiet("mini_librispeech", folder, tmp_path / "data", address=address)
     assert (folder / "train-clean-5.tar.gz").is_file() and prepared.splits[0] == "train"
 
 
-def test_mini_librispeech_refusals(tmp_path):
+def test_mini_librispeech_refusals(archives, tmp_path):
     nowhere = str(tmp_path / "nowhere")
     with pytest.raises(UserError, match="cannot fetch .*demo corpus"):
         quiet("mini_librispeech", tmp_path / "c", tmp_path / "data", address=nowhere)
     assert not list((tmp_path / "c").glob("*"))
-    root = mini_librispeech(tmp_path / "corpus")
+    write(tmp_path / "mine" / "ann" / "1.wav", 1, 1)
+    with pytest.raises(UserError, match="mine holds other files .ann."):
+        quiet("mini_librispeech", tmp_path / "mine", tmp_path / "data", address=nowhere)
+    root = tmp_path / "corpus"
+    shutil.copytree(archives, root)
     archive = root / "dev-clean-2.tar.gz"
-    archive.write_bytes(archive.read_bytes()[:9000])
+    whole = archive.read_bytes()
+    archive.write_bytes(whole[:9000])
     with pytest.raises(UserError, match="dev-clean-2.tar.gz is damaged"):
         quiet("mini_librispeech", root, tmp_path / "data")
-
-
-def test_command(tiny_corpus, tmp_path, capsys):
-    save = str(tmp_path / "data")
-    flags = ["--data_folder", str(tiny_corpus), "--save_folder", save]
-    assert main(["prepare", "folder", *flags, "--skip_bad", "--min_seconds", "1"]) == 0
-    assert "train, dev, test" in capsys.readouterr().out
-    assert main(["prepare", "foldr", *flags]) == 2
-    assert "Did you mean 'folder'" in capsys.readouterr().err
-    assert main(["prepare", "--data_folder", "x"]) == 2
-    assert main(["prepare", "folder", "--data_folder", "x", "--save_folder", "y"]) == 2
-    assert "no such folder" in capsys.readouterr().err
-    assert main(["prepare", "--help"]) == 0
-    assert "cnceleb" in capsys.readouterr().out
-    with pytest.raises(SystemExit) as ended:
-        main(["prepare", "folder", *flags, "--skip", "true"])
-    assert ended.value.code == 2
+    shutil.copy(root / "train-clean-5.tar.gz", archive)
+    with pytest.raises(UserError, match="holds no LibriSpeech/dev-clean-2"):
+        quiet("mini_librispeech", root, tmp_path / "data")
