@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from sb_margins.errors import UserError
 from sb_margins.labels import as_rows
 from sb_margins.poincare import clip, tangent_matrix
-from sb_margins.precision import island, upcast
+from sb_margins.precision import island, on_cpu, upcast
 from sb_margins.tiles import CosineTiles, LinearTiles, UnitBallTiles
 
 TILE = 4096  # classes per tile on a CPU
@@ -32,7 +32,7 @@ def tile_ranges(classes: int, device: torch.device) -> list[tuple[int, int]]:
     >>> tile_ranges(5000, torch.device("cpu"))
     [(0, 4096), (4096, 5000)]
     """
-    size = TILE if device.type == "cpu" else 16 * TILE
+    size = TILE if on_cpu(device) else 16 * TILE
     return [(low, min(low + size, classes)) for low in range(0, classes, size)]
 
 

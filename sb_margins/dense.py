@@ -27,6 +27,7 @@ from sb_margins.nontargets import (
     sparse_row,
     sparsify_,
 )
+from sb_margins.precision import on_cpu
 
 BLOCK = 1 << 17  # numbers per block of rows: stays in a core's cache
 
@@ -99,7 +100,7 @@ class _Rows(torch.autograd.Function):
 
 def _block_rows(scores: Tensor) -> int:
     """Rows per block: few on a CPU, for its cache; all at once elsewhere."""
-    if scores.device.type != "cpu":
+    if not on_cpu(scores.device):
         return max(1, len(scores))
     return max(1, BLOCK // scores.shape[1])
 

@@ -14,7 +14,7 @@ from sb_margins.errors import UserError
 from sb_margins.labels import InputCheck, as_labels
 from sb_margins.nontargets import Kept
 from sb_margins.pairing import check_pair
-from sb_margins.precision import island
+from sb_margins.precision import island, on_cpu
 from sb_margins.tiled import Plan, tiled_kept
 
 TILE_NUMBERS = 1 << 19  # in a tile on a CPU, at most: 2 MiB
@@ -182,7 +182,7 @@ class Head(nn.Module):
                 limit = max(ROOM, cache_bytes(str(x.device)))
             store = batch * classes * x.element_size() <= limit
         tile = self.tile or GPU_TILE
-        if x.device.type == "cpu" and self.tile is None:
+        if on_cpu(x.device) and self.tile is None:
             size, spare = x.shape[1], batch * self.classifier.tiles.spare
             size += max(size, spare) if store else size + batch + spare
             most = (TILE_NUMBERS if store else TILE_NUMBERS // 4) // batch

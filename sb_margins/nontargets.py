@@ -19,6 +19,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sb_margins.precision import on_cpu
+
 LN2 = math.log(2)
 FLOOR = -65.0  # bits
 INVISIBLE = 3e-20  # just above 2^FLOOR
@@ -64,7 +66,7 @@ class Column(NamedTuple):
         >>> [c.spots for c in Column.tiles(torch.tensor([0, 3]), [(0, 2), (2, 4)])]
         [tensor([0]), tensor([3])]
         """
-        if labels.device.type != "cpu":  # lengths that a GPU alone knows
+        if not on_cpu(labels.device):  # lengths that a GPU alone knows
             return [Column.of(labels, low, high) for low, high in ranges]
         labels, order = labels.sort()
         ends = torch.searchsorted(labels, torch.tensor([high for _, high in ranges]))

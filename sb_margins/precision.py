@@ -15,6 +15,39 @@ from torch import Tensor
 
 SMALL_NORM = 1e-12  # below this a vector has no direction (as F.normalize has it)
 
+_pretend = False
+
+
+def on_cpu(device: torch.device) -> bool:
+    """Whether values can be read without a wait, and caches are a CPU's.
+
+    Every branch that depends on the kind of device asks here.
+
+    Example
+    -------
+    >>> on_cpu(torch.device("cpu")), on_cpu(torch.device("cuda"))
+    (True, False)
+    """
+    return device.type == "cpu" and not _pretend
+
+
+@contextmanager
+def accelerator_branches() -> Iterator[None]:
+    """Take the branches of accelerators on a CPU as well: for tests.
+
+    Example
+    -------
+    >>> with accelerator_branches():
+    ...     on_cpu(torch.device("cpu"))
+    False
+    """
+    global _pretend
+    before, _pretend = _pretend, True
+    try:
+        yield
+    finally:
+        _pretend = before
+
 
 @contextmanager
 def island(device: torch.device, exact: bool = False) -> Iterator[None]:
@@ -38,7 +71,8 @@ def island(device: torch.device, exact: bool = False) -> Iterator[None]:
     torch.float32
     """
     exact = exact and device.type == "cuda"
-    if not exact and not torch.is_autocast_enabled(device.type):
+    known = torch.amp.is_autocast_available(device.type)  # the meta device has none
+    if not exact and not (known and torch.is_autocast_enabled(device.type)):
         yield
         return
     with torch.autocast(device.type, enabled=False):
@@ -155,7 +189,7 @@ def safe_norm(x: Tensor) -> Tensor:
     """
     x = x.detach()
     norm = torch.linalg.vector_norm(x, dim=-1)
-    if x.device.type == "cpu" and norm.numel():
+    if on_cpu(x.device) and norm.numel():
         least, most = norm.aminmax()
         if least.item() > 1e-15 and most.item() < 1e15:  # false for NaN, too
             return norm

@@ -28,7 +28,7 @@ from sb_margins.nontargets import (
     sparse_row,
     sparsify_,
 )
-from sb_margins.precision import island
+from sb_margins.precision import island, on_cpu
 from sb_margins.tiles import LinearTiles
 
 FEW = 0.75  # below this share of active rows the others are left out
@@ -124,7 +124,7 @@ def is_bounded(tiles: LinearTiles, plan: Plan, cut: Tensor) -> bool:
     if tiles.sign < 0:
         return False
     margin = plan.margin(cut.new_zeros(1))  # additive: the same for all targets
-    if cut.device.type != "cpu":
+    if not on_cpu(cut.device):
         return False
     return tiles.reach * plan.scale <= 36 and abs(float(margin)) * plan.scale <= 12
 
@@ -260,7 +260,7 @@ def _even(run: _Run, tiles: int) -> bool:
 
 def _active(weight: Tensor, keep: Keep) -> Tensor | None:
     """Rows with a gradient, when they are few; finding them would stop a GPU."""
-    if keep.kind == "all" or weight.device.type != "cpu":
+    if keep.kind == "all" or not on_cpu(weight.device):
         return None
     rows = weight.squeeze(1).nonzero().squeeze(1)
     return rows if len(rows) <= FEW * len(weight) else None

@@ -7,13 +7,14 @@ backward a tile of gradients towards that product gives, again by products, thos
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sb_margins.poincare import Matched, clip_radius, shrink, shrink_grad
-from sb_margins.precision import SMALL_NORM, safe_norm, tangent
+from sb_margins.precision import SMALL_NORM, on_cpu, safe_norm, tangent
 
 RESOLVED = 16  # times eps: what a product resolves in cosh(d) - 1
 
@@ -110,8 +111,8 @@ class CosineTiles(LinearTiles):
         self._spare: Tensor | None = None
         self._scaled: Tensor | None = None
         # whether some w may have no direction (a GPU is not asked: it would wait)
-        on_cpu = not fresh and self.inverse.device.type == "cpu"
-        self._lost = not on_cpu or self.inverse.amax().item() >= 1 / SMALL_NORM
+        ask = not fresh and on_cpu(self.inverse.device)
+        self._lost = not ask or self.inverse.amax().item() >= 1 / SMALL_NORM
 
     @staticmethod
     def prepare(x: Tensor, weight: Tensor, bias: Any, **_: Any) -> tuple:
@@ -199,13 +200,12 @@ class UnitBallTiles(LinearTiles):
         self.scale, self.fresh = scale, fresh
         self._buffer: Tensor | None = None
         self._made: tuple[Tensor, Tensor] | None = None  # of the last right side
-        self._minus_one = self.left.new_tensor(-1.0)
+        self._minus_one = self.left.new_full((), -1.0)
 
     @property
     def reach(self) -> float:  # type: ignore[override]
         """The largest distance there is between clipped points."""
-        r = torch.tensor(self.radius, dtype=torch.float64)
-        return float(4 * torch.atanh(r))
+        return 4 * math.atanh(self.radius)
 
     @staticmethod
     def _factors(norm: Tensor, radius: float) -> tuple[Tensor, Tensor]:

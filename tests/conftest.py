@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,15 @@ def pytest_runtest_setup():
 @pytest.fixture
 def device(request):
     return request.config.getoption("--device")
+
+
+@pytest.fixture(params=["cpu", "accelerator"])
+def branch(request):
+    """The test twice: with a CPU's branches, and with an accelerator's on a CPU."""
+    from sb_margins.precision import accelerator_branches
+
+    with nullcontext() if request.param == "cpu" else accelerator_branches():
+        yield request.param
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from losses_grid import PAIRS, build
 
 from sb_margins import losses as L
 from sb_margins.classifiers import CosineClassifier, LinearClassifier
+from sb_margins.functional import lift
 from sb_margins.head import Head
 
 B, C = 24, 11
@@ -145,6 +146,20 @@ def test_naive(name):
     torch.testing.assert_close(*grads, rtol=1e-9, atol=1e-9)
     single = loss(cos.float().unsqueeze(1), labels.unsqueeze(1), reduction="batch")
     torch.testing.assert_close(single.double(), expected, rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("margin", [0.06, 0.5, 1.2])
+def test_lifted_rivals(margin):
+    """cos(theta - m), and where theta < m the tangent line of slope 1 from (m, 1)."""
+    cos = torch.linspace(-1, 1, 401, dtype=torch.float64, requires_grad=True)
+    theta = torch.acos(cos.detach())
+    lifted = lift(cos, margin=margin, angular=True)
+    line = 1 + cos.detach() - math.cos(margin)
+    expected = torch.where(theta > margin, torch.cos(theta - margin), line)
+    torch.testing.assert_close(lifted.detach(), expected, rtol=0, atol=1e-7)
+    slope = torch.autograd.grad(lifted.sum(), cos)[0]
+    assert (slope[theta < margin] == 1).all() and torch.isfinite(slope).all()
+    assert torch.equal(lift(cos, margin=margin, angular=False), cos + margin)
 
 
 def test_multi_label_naive():

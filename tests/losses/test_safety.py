@@ -10,6 +10,7 @@ from sb_margins.classifiers import CosineClassifier
 from sb_margins.head import Head
 from sb_margins.labels import InputCheck
 from sb_margins.losses import AMSoftmax, MultiLabelASSoftmax
+from sb_margins.precision import accelerator_branches
 
 D = 6
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -174,6 +175,20 @@ def test_later_verdicts():
     with pytest.raises(ValueError, match="NaN"):
         check.flush()
     check.flush()
+
+
+def test_an_accelerator_learns_of_bad_input_later():
+    head = Head(CosineClassifier(D, 4), AMSoftmax())
+    with accelerator_branches():
+        assert torch.isfinite(head(torch.randn(2, D), torch.tensor([0, 7])))
+        with pytest.raises(ValueError, match="label 7 is out of range for 4 classes"):
+            head(torch.randn(2, D), torch.tensor([0, 1]))
+        head(torch.randn(2, D), torch.tensor([-3, 1]))
+        with pytest.raises(ValueError, match="label -3 is out of range for 4 classes"):
+            head.check.flush()
+        head(torch.full((2, D), float("nan")), torch.tensor([0, 1]))
+        with pytest.raises(ValueError, match="NaN or infinity"):
+            head.check.flush()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")

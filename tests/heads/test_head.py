@@ -47,7 +47,7 @@ def step(function, model, x):
 
 
 @pytest.mark.parametrize("classifier, loss", PAIRS)
-def test_equals_dense(classifier, loss):
+def test_equals_dense(classifier, loss, branch):
     torch.manual_seed(1)
     model, cost = build(classifier, loss, D, C, torch.float64)
     x, labels = batch(classifier, model)
@@ -118,7 +118,7 @@ def test_autocast_changes_nothing(classifier, loss, dtype):
 
 
 @pytest.mark.parametrize("form", ["drop", "zero", "as"])
-def test_rows_without_loss_are_skipped(form):
+def test_rows_without_loss_are_skipped(form, branch):
     cost = ASSoftmax(0.1) if form == "as" else RealAMSoftmax(satisfied=form)
     head = Head(CosineClassifier(D, C), cost)
     with torch.no_grad():
@@ -137,6 +137,18 @@ def test_rows_without_loss_are_skipped(form):
     if form != "zero":
         idle = x.grad.abs().amax(1) == 0
         assert idle.double().mean() == pytest.approx(float(zero))
+
+
+@pytest.mark.parametrize("store", [True, False])
+@pytest.mark.parametrize("tile", [1, 5, 7, C])
+def test_kept_are_counted_where_tiles_meet(tile, store, branch):
+    """All non-targets kept: each sample has C - 1, wherever its target lies."""
+    labels = torch.arange(C)
+    for loss in (ASSoftmax(0.5, 200.0), ASSoftmax(0.5, 5.0), RealAMSoftmax(2.1)):
+        head = Head(CosineClassifier(D, C), loss, store=store)
+        head.tile = tile
+        head(-head.classifier.weight.detach(), labels)
+        assert head.stats["kept"] == 1
 
 
 def test_store_by_budget():

@@ -1,0 +1,90 @@
+"""Exponentials in single precision stay in range, whatever scale, margin and scores."""
+
+import copy
+
+import pytest
+import torch
+
+from sb_margins.classifiers import CosineClassifier, PoincareClassifier
+from sb_margins.head import Head
+from sb_margins.losses import (
+    AMSoftmax,
+    ASSoftmax,
+    HAMSoftmax,
+    NormSoftmax,
+    RealAMSoftmax,
+)
+
+SIZE, CLASSES = 8, 600
+
+
+def poles(classifier, spread=1e-3, near=CLASSES // 2):
+    """Classes around two opposite points; embeddings at them, right and wrong."""
+    pole = torch.zeros(SIZE, dtype=torch.float64)
+    pole[0] = 1.0
+    signs = torch.ones(CLASSES, 1, dtype=torch.float64)
+    signs[near:] = -1
+    weight = signs * pole + spread * torch.randn(CLASSES, SIZE, dtype=torch.float64)
+    with torch.no_grad():
+        classifier.double().weight.copy_(weight)
+    x = torch.stack([pole, -pole, pole, -pole, pole + 0.7 * pole.roll(1)])
+    return x, torch.tensor([0, 1, CLASSES - 1, CLASSES - 2, 5])
+
+
+def step(head, x, labels):
+    x = x.clone().requires_grad_()
+    losses = head(x, labels, reduction="none")
+    weight = head.classifier.weight
+    grads = torch.autograd.grad(losses.sum(), (x, weight))
+    return [losses.detach().double(), *(g.double() for g in grads)]
+
+
+def compare(classifier, loss, tile, spread=1e-3, rtol=2e-5, near=300):
+    torch.manual_seed(0)
+    x, labels = poles(classifier, spread, near)
+    single = Head(copy.deepcopy(classifier).float(), loss)
+    single.tile = tile
+    got = step(single, x.float(), labels)
+    split = Head(classifier, loss)
+
+    class Dense(torch.nn.Module):
+        classifier = split.classifier
+
+        def forward(self, x, labels, reduction):
+            return loss(self.classifier(x), labels, reduction=reduction)
+
+    expected = step(Dense(), x, labels)
+    torch.testing.assert_close(got[0], expected[0], rtol=rtol, atol=1e-4)
+    for a, b in zip(got[1:], expected[1:], strict=True):
+        assert torch.isfinite(a).all()
+        assert (a - b).norm() <= 2e-3 * b.norm() + 1e-6
+
+
+@pytest.mark.parametrize("tile", [None, 7])
+@pytest.mark.parametrize("scale", [30.0, 36.0, 36.1, 44.0, 64.0, 90.0, 200.0])
+def test_cosines(scale, tile, branch):
+    for loss in (
+        NormSoftmax(scale),
+        AMSoftmax(0.5, scale),
+        ASSoftmax(0.999999, scale),
+        RealAMSoftmax(0.2, scale, "clamp"),
+        RealAMSoftmax(0.2, scale, "zero"),
+    ):
+        compare(CosineClassifier(SIZE, CLASSES), loss, tile)
+
+
+@pytest.mark.parametrize("margin", [-1.5, 0.3, 0.4, 1.0, 2.0])
+def test_large_margins(margin, branch):
+    """Real-AM subtracts the target's score, margin and all, before its exponentials."""
+    for form in ("clamp", "drop"):
+        compare(CosineClassifier(SIZE, CLASSES), RealAMSoftmax(margin, 36.0, form), 64)
+
+
+@pytest.mark.parametrize("tile", [None, 7])
+@pytest.mark.parametrize("scale", [5.0, 12.0, 14.0, 20.0, 60.0])
+def test_distances(scale, tile, branch):
+    """Largest distance 6.2: 13 times it, or more, leaves the range without a shift."""
+    for loss in (HAMSoftmax(0.2, scale), RealAMSoftmax(0.2, scale, "clamp")):
+        compare(PoincareClassifier(SIZE, CLASSES, 1.2), loss, tile, 0.2, 1e-4)
+        # the first embedding is far from all
+        compare(PoincareClassifier(SIZE, CLASSES, 1.2), loss, tile, 0.2, 1e-4, 0)
