@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from sb_margins.comparison.embeddings import (
     read_model,
 )
 from sb_margins.comparison.measures import (
-    Agreement,
     gromov_delta,
     hierarchy,
     mantel,
@@ -26,8 +25,7 @@ from sb_margins.comparison.measures import (
     tree_fit,
 )
 from sb_margins.comparison.projection import disc_map, plane_map
-from sb_margins.comparison.results import Comparison, System
-from sb_margins.data import Manifest
+from sb_margins.comparison.results import Comparison
 from sb_margins.plots.maps import Map, plot_maps, plot_radii
 
 MOST_TRAIN = 600  # utterances of training speakers
@@ -38,38 +36,57 @@ IN_ONE_PLOT = 9
 def describe_geometry(comparison: Comparison, folder: Path) -> dict[str, Any] | None:
     """What the template shows of the embeddings, one setting of each loss.
 
-    Draws the maps and radii into ``folder``; None when no head is one of ours.
+    Draws maps and radii of the typical runs into ``folder``; None when no head is one
+    of ours.
     """
     split = comparison.tests[0]
     manifest = comparison.prepared.manifest(split)
-    systems, models = [], {}
-    for system in (comparison.chosen(loss) for loss in comparison.losses):
-        model = read_model(system.typical)
-        if model is not None:
-            systems.append(system)
-            models[system.label] = model
-    if not models:
-        return None
     speakers = [u.spk_id for u in manifest]
-    rows = choose_points(speakers)
-    maps = {
-        label: _map(
-            model, embed(model, manifest, split)[rows], [speakers[r] for r in rows]
-        )
-        for label, model in models.items()
-    }
+    levels = hierarchy(sorted(set(speakers)), about_speakers(manifest))
+    shown = choose_points(speakers)
+    train = comparison.prepared.manifest("train")
+    few = evenly(train, MOST_TRAIN)
+    class_of = {speaker: i for i, speaker in enumerate(train.speakers)}
+    classes = np.array([class_of[u.spk_id] for u in few])
+    rows, maps, radii = [], {}, {}
+    for system in (comparison.chosen(loss) for loss in comparison.losses):
+        all_distances = []
+        for result in system.results:
+            model = read_model(result)
+            if model is None:
+                break
+            points = embed(model, manifest, split)
+            all_distances.append(model.among(points))
+            if result is not system.typical:
+                continue
+            maps[system.label] = _map(
+                model, points[shown], [speakers[i] for i in shown]
+            )
+            if model.hyperbolic and model.prototypes is not None:
+                # Those of voices at unchanged speed come first.
+                prototypes = model.prototypes[: len(class_of)]
+                distances = model.distances(embed(model, few, "train_few"), prototypes)
+                radii[system.label] = radius_against_confusability(
+                    model.radii(prototypes), distances, classes
+                )
+        if all_distances:
+            rows.append([system.label, *_measures(all_distances, speakers, levels)])
+    if not rows:
+        return None
     paths = []
     for start in range(0, len(maps), IN_ONE_PLOT):
         paths.append(folder / f"maps_{start // IN_ONE_PLOT + 1}.png")
         plot_maps(dict(list(maps.items())[start : start + IN_ONE_PLOT]), paths[-1])
-    levels = hierarchy(sorted(set(speakers)), about_speakers(manifest))
+    if radii:
+        plot_radii(radii, folder / "radii.png")
     return {
         "split": split,
         "maps": paths,
-        "mapped_speakers": len({speakers[r] for r in rows}),
+        "mapped_speakers": len({speakers[i] for i in shown}),
         "levels": list(levels),
-        "rows": [_measures(system, manifest, split, levels) for system in systems],
-        **_draw_radii(comparison, models, folder / "radii.png"),
+        "rows": rows,
+        "radii": folder / "radii.png" if radii else None,
+        "flat": [label for label, one in radii.items() if math.isnan(one[2])],
     }
 
 
@@ -104,56 +121,23 @@ def _map(model: TrainedModel, points: np.ndarray, speakers: list[str]) -> Map:
 
 
 def _measures(
-    system: System, manifest: Manifest, split: str, levels: dict[str, np.ndarray]
+    all_distances: Sequence[np.ndarray],
+    speakers: Sequence[str],
+    levels: Mapping[str, np.ndarray],
 ) -> list[str]:
-    """A row of the table: means over the seeds of a system."""
-    speakers = [u.spk_id for u in manifest]
-    deltas, fits = [], []
-    agreements: dict[str, list[Agreement]] = {name: [] for name in levels}
-    for result in system.results:
-        model = read_model(result)
-        assert model is not None
-        distances = model.among(embed(model, manifest, split))
-        deltas.append(gromov_delta(distances))
-        fits.append(tree_fit(distances))
-        _, between = speaker_distances(distances, speakers)
-        for name, level in levels.items():
-            agreements[name].append(mantel(between, level))
-    cells = [system.label, mean_and_spread(deltas), mean_and_spread(fits)]
-    for several in agreements.values():
-        text = mean_and_spread([a.correlation for a in several], "+.2f")
+    """Cells of the table: Gromov delta, tree fit, agreements; means over runs."""
+    between = [speaker_distances(d, speakers)[1] for d in all_distances]
+    cells = [
+        mean_and_spread([measure(d) for d in all_distances])
+        for measure in (gromov_delta, tree_fit)
+    ]
+    for level in levels.values():
+        agreements = [mantel(one, level) for one in between]
+        text = mean_and_spread([a.correlation for a in agreements], "+.2f")
         if text != "-":
-            text += f" ({max(a.p_value for a in several):.3f})"
+            text += f" ({max(a.p_value for a in agreements):.3f})"
         cells.append(text)
     return cells
-
-
-def _draw_radii(
-    comparison: Comparison, models: dict[str, TrainedModel], path: Path
-) -> dict[str, Any]:
-    """Radius of the prototypes on a ball against how confusable their speakers are."""
-    balls = {
-        label: model
-        for label, model in models.items()
-        if model.hyperbolic and model.prototypes is not None
-    }
-    if not balls:
-        return {"radii": None, "flat": []}
-    train = comparison.prepared.manifest("train")
-    few = evenly(train, MOST_TRAIN)
-    number = {speaker: i for i, speaker in enumerate(train.speakers)}
-    classes = np.array([number[u.spk_id] for u in few])
-    systems = {}
-    for label, model in balls.items():
-        prototypes = model.prototypes
-        assert prototypes is not None
-        prototypes = prototypes[: len(number)]  # of voices at unchanged speed
-        distances = model.distances(embed(model, few, "train_few"), prototypes)
-        radii = model.radii(prototypes)
-        systems[label] = radius_against_confusability(radii, distances, classes)
-    plot_radii(systems, path)
-    flat = [label for label, one in systems.items() if math.isnan(one[2])]
-    return {"radii": path, "flat": flat}
 
 
 def radius_against_confusability(

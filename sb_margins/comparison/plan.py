@@ -56,6 +56,7 @@ class Plan:
     output: Path
     baseline: str
     cells: list[Cell] = field(init=False)
+    _configs: dict[Path, TrainingConfig] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         place = self.output / "cells"
@@ -77,8 +78,10 @@ class Plan:
         ]
 
     def config(self, cell: Cell) -> TrainingConfig:
-        """The training configuration of a cell."""
-        return read_config(self.train_argv(cell))
+        """The training configuration of a cell, read once."""
+        if cell.folder not in self._configs:
+            self._configs[cell.folder] = read_config(self.train_argv(cell))
+        return self._configs[cell.folder]
 
 
 def shared_config(yaml: Path, flags: list[str], output: Path) -> TrainingConfig:

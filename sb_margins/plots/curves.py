@@ -100,11 +100,11 @@ def plot_learning(
 
     colour = ORANGE if key == "EER" else BLUE
     unit = "dev EER (%)" if key == "EER" else f"{key} (%)"
-    base = _bands(systems[baseline], key)
+    base = bands(systems[baseline], key)
     with panels(path, list(systems), share=True) as (figure, grid):
         top = 0.0
         for axes, (name, runs) in zip(grid, systems.items(), strict=True):
-            epochs, mean, low, high = _bands(runs, key)
+            epochs, mean, low, high = bands(runs, key)
             top = max(top, *high)
             axes.fill_between(epochs, low, high, color=colour, alpha=0.25, lw=0)
             axes.plot(epochs, mean, color=colour, lw=1.8)
@@ -117,7 +117,7 @@ def plot_learning(
         legend_below(figure, [handle(unit, colour), dotted])
 
 
-def _bands(
+def bands(
     runs: Sequence[Rows], key: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Epochs, and the mean, lowest and highest per cent over runs."""

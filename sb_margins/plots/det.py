@@ -38,9 +38,9 @@ def plot_det(
             points = OperatingPoints.of(scores, labels)
             colour = COLOURS[number % len(COLOURS)]
             dash = DASHES[number % len(DASHES)]
-            far, frr, firm = _thinned(points)
-            for width, kept in ((0.8, _with_neighbours(~firm)), (2.0, firm)):
-                x, y = (_probit(np.where(kept, rate, np.nan)) for rate in (far, frr))
+            far, frr, firm = thinned(points)
+            for width, kept in ((0.8, with_neighbours(~firm)), (2.0, firm)):
+                x, y = (probit(np.where(kept, rate, np.nan)) for rate in (far, frr))
                 axes.plot(x, y, color=colour, ls=dash, lw=width)
             eer, cost = points.eer(), points.min_dcf(p_target)
             label = f"{name}: EER {100 * eer:.2f} %, minDCF({p_target:g}) {cost:.3f}"
@@ -50,15 +50,15 @@ def plot_det(
             fa = max(points.false_alarms[best].item(), 0.5) / points.nontargets
             miss = max(points.misses[best].item(), 0.5) / points.targets
             for at, marker in (((eer, eer), "o"), ((fa, miss), "D")):
-                place = _probit(np.array(at)[:, None])
+                place = probit(np.array(at)[:, None])
                 axes.plot(*place, marker, ms=6, mfc="w", mec=colour, mew=1.6, zorder=3)
             marked += [fa, miss, max(eer, 0.5 / (points.targets + points.nontargets))]
         low = max(2e-6, min(0.002, 0.5 * min(marked)))
         high = min(0.995, max(0.2, 1.3 * max(marked)))
-        limits = _probit(np.array([low, high]))
-        ticks = _ticks(low, high)
+        limits = probit(np.array([low, high]))
+        ticks = tick_rates(low, high)
         for axis in (axes.xaxis, axes.yaxis):
-            axis.set_ticks(_probit(np.array(ticks)), [f"{100 * t:g}" for t in ticks])
+            axis.set_ticks(probit(np.array(ticks)), [f"{100 * t:g}" for t in ticks])
         axes.plot(limits, limits, color=GREY, lw=0.6, ls=":")
         axes.set(
             xlim=limits,
@@ -78,25 +78,25 @@ def plot_det(
         legend_below(figure, handles)
 
 
-def _probit(share: np.ndarray) -> np.ndarray:
+def probit(share: np.ndarray) -> np.ndarray:
     from scipy.special import ndtri
 
     # 0 and 1 lie at infinity: keep them far outside of the axes, but drawable.
     return ndtri(np.clip(share, 1e-9, 1 - 1e-9))
 
 
-def _ticks(low: float, high: float) -> list[float]:
+def tick_rates(low: float, high: float) -> list[float]:
     """Round rates between the limits, none too near to the one before."""
-    gap = 0.06 * float(np.diff(_probit(np.array([low, high])))[0])
+    gap = 0.06 * float(np.diff(probit(np.array([low, high])))[0])
     kept: list[float] = []
     for tick in (t / 100 for t in TICKS):
-        before, place = _probit(np.array([kept[-1] if kept else 1e-9, tick]))
+        before, place = probit(np.array([kept[-1] if kept else 1e-9, tick]))
         if low <= tick <= high and place - before > gap:
             kept.append(tick)
     return kept
 
 
-def _with_neighbours(mask: np.ndarray) -> np.ndarray:
+def with_neighbours(mask: np.ndarray) -> np.ndarray:
     """The mask, grown by one point to both sides, so that lines join."""
     grown = mask.copy()
     grown[1:] |= mask[:-1]
@@ -104,7 +104,7 @@ def _with_neighbours(mask: np.ndarray) -> np.ndarray:
     return grown
 
 
-def _thinned(points: OperatingPoints) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def thinned(points: OperatingPoints) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """far, frr and whether both rest on 30 errors, at no more points than pixels."""
     far = points.false_alarms / points.nontargets
     frr = points.misses / points.targets
@@ -112,7 +112,7 @@ def _thinned(points: OperatingPoints) -> tuple[np.ndarray, np.ndarray, np.ndarra
     if len(far) > 4 * MOST_POINTS:
         # Along both axes, evenly in what is drawn.
         keep = []
-        for values in (_probit(far), -_probit(frr)):
+        for values in (probit(far), -probit(frr)):
             grid = np.linspace(values.min(), values.max(), MOST_POINTS)
             keep.append(np.searchsorted(-values, -grid).clip(0, len(values) - 1))
         at = np.unique(np.concatenate(keep))
