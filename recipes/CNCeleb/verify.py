@@ -6,11 +6,9 @@ python verify.py MODEL_FOLDER PREPARED_FOLDER [flags of sb-margins verify]
 import sys
 
 from sb_margins.cli import main
-from sb_margins.data import Prepared
 
 if __name__ == "__main__":
     if len(sys.argv) < 3 or sys.argv[1].startswith("-"):
         sys.exit(__doc__)
     model, prepared, *flags = sys.argv[1:]
-    lists = Prepared.load(prepared).verify_flags()
-    sys.exit(main(["verify", "--model", model, *lists, *flags]))
+    sys.exit(main(["verify", "--model", model, "--manifest", prepared, *flags]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,17 +12,18 @@ import numpy as np
 import torch
 from tyro.conf import arg
 
-from sb_margins.commands.options import Files, Numbers, Words, parse, parse_yaml
+from sb_margins.commands.options import Files, Numbers, parse, parse_yaml
 from sb_margins.data.manifest import Manifest
+from sb_margins.data.prepared import Prepared
 from sb_margins.data.trials import Trials, read_trials
-from sb_margins.errors import UserError, listed, nearest
+from sb_margins.errors import UserError, listed
 from sb_margins.files import hash_file, write_json, write_text
 from sb_margins.plots.det import plot_det
 from sb_margins.plots.histogram import plot_histogram
 from sb_margins.select import hparams_dir
 from sb_margins.similarity import Similarity, similarity_from
 from sb_margins.verification.bootstrap import SEED, speakers_of
-from sb_margins.verification.calibration import Calibration, quality_measures
+from sb_margins.verification.calibration import Calibration
 from sb_margins.verification.embed import embed_files
 from sb_margins.verification.embeddings import Embeddings
 from sb_margins.verification.metrics import bayes_threshold, standard_metrics
@@ -29,14 +31,12 @@ from sb_margins.verification.normalisation import Normaliser, speaker_means
 from sb_margins.verification.plda import train_plda
 from sb_margins.verification.report import figures, marked_thresholds, print_table
 from sb_margins.verification.score_file import write_scores
-from sb_margins.verification.scoring import index_trials, score_trials
+from sb_margins.verification.scorer import Scorer
 from sb_margins.verification.sources import locate, read_manifests
 from sb_margins.versions import versions
 
 if TYPE_CHECKING:
     from sb_margins.inference import SpeakerVerifier
-
-QUALITIES = ("duration", "magnitude", "cohort")
 
 
 @dataclass
@@ -58,7 +58,7 @@ class VerifySettings:
     data_folder: Annotated[str | None, arg(aliases=["--data-root"])] = None
     """The folder that the names in the lists are relative to."""
     manifest: list[str] = field(default_factory=list)
-    """Or: manifests or prepared folders that say where utterances are."""
+    """Or: manifests or prepared folders (of which the trial lists are the default)."""
     output_folder: str = "results/verify"
     """Where scores, metrics and pictures go."""
     device: str = "auto"
@@ -95,8 +95,10 @@ class VerifySettings:
     """Dimension of PLDA's speaker space."""
     calibrate_on: str | None = None
     """The list on which scores are calibrated to log-likelihood ratios."""
-    quality: Words = field(default_factory=list)
-    """Quality measures of the calibration: duration, magnitude, cohort."""
+    quality: list[Literal["duration", "magnitude", "cohort"]] = field(
+        default_factory=list
+    )
+    """Quality measures of the calibration."""
     p_target: Numbers = field(default_factory=lambda: [0.01, 0.05])
     """Priors of the detection costs; the last one is that of the calibration."""
     bootstrap: int = 1000
@@ -108,62 +110,69 @@ class VerifySettings:
 
     def check(self) -> None:
         """Raise for settings that do not fit together, before any work is done."""
-        if not self.trials:
-            raise UserError("no trials. Give --trials NAME=LIST ...")
-        if bool(self.model) == bool(self.embeddings):
-            raise UserError(
-                "give either --model (a model folder) or --embeddings (an .npz of "
-                "embeddings)"
-            )
-        if self.model and not (self.data_folder or self.manifest):
-            raise UserError(
-                "where is the audio? Give --data-folder (the folder that the names in "
-                "the lists are relative to) or --manifest (a CSV or prepared folder)"
-            )
-        for name in self.enrolment:
-            if name not in self.trials:
-                raise UserError(
-                    f"enrolment is given for '{name}', which is none of the lists: "
-                    f"{', '.join(self.trials)}"
-                )
-        for p_target in self.p_target:
-            bayes_threshold(p_target)  # checks it
-        if not self.p_target:
-            raise UserError("p_target is empty; give one prior at least")
-        if self.bootstrap == 1 or self.bootstrap < 0:
-            raise UserError("bootstrap must be 0 (no intervals) or at least 2")
-        self._check_quality()
         needing_cohort = {
             f"norm {self.norm}": self.norm != "none",
             "backend plda": self.backend == "plda",
             "subtract_mean": self.subtract_mean,
             "quality measure cohort": "cohort" in self.quality,
         }
-        for what, wanted in needing_cohort.items():
-            if wanted and not self.cohort:
-                raise UserError(
-                    f"{what} needs --cohort (a manifest CSV or an .npz of embeddings "
-                    "of training speakers)"
-                )
-        if self.calibrate_on and self.calibrate_on not in self.trials:
-            raise UserError(
-                f"calibrate_on '{self.calibrate_on}' is none of the lists: "
-                f"{', '.join(self.trials)}. Name it in --trials as well"
-            )
-
-    def _check_quality(self) -> None:
-        for name in self.quality:
-            if name not in QUALITIES:
-                raise UserError(
-                    f"no quality measure '{name}'.{nearest(name, QUALITIES)} There "
-                    f"are: {', '.join(QUALITIES)}"
-                )
-        if self.quality and not self.calibrate_on:
-            raise UserError("quality measures need --calibrate-on LIST")
-        if "cohort" in self.quality and self.norm not in ("s", "as"):
-            raise UserError("quality measure cohort needs norm s or as")
-        if "duration" in self.quality and self.embeddings:
-            raise UserError("quality measure duration needs audio, not --embeddings")
+        used = [what for what, is_used in needing_cohort.items() if is_used]
+        lists, dev = ", ".join(self.trials), self.calibrate_on
+        strange = sorted(self.enrolment.keys() - self.trials)
+        problems: list[tuple[Any, str]] = [
+            (
+                not self.trials,
+                "no trials. Give --trials NAME=LIST ..., or --manifest a prepared "
+                "folder that has lists",
+            ),
+            (
+                bool(self.model) == bool(self.embeddings),
+                "give either --model (a model folder) or --embeddings (an .npz of "
+                "embeddings)",
+            ),
+            (
+                self.model and not (self.data_folder or self.manifest),
+                "where is the audio? Give --data-folder (the folder that the names in "
+                "the lists are relative to) or --manifest (a CSV or prepared folder)",
+            ),
+            (
+                strange,
+                f"enrolment is given for '{listed(strange)}', none of the lists: "
+                f"{lists}",
+            ),
+            (
+                dev and dev not in self.trials,
+                f"calibrate_on '{dev}' is none of the lists: {lists}. Name it in "
+                "--trials as well",
+            ),
+            (
+                used and not self.cohort,
+                f"{listed(used)} needs --cohort (a manifest CSV or an .npz of "
+                "embeddings of training speakers)",
+            ),
+            (
+                self.quality and not dev,
+                "quality measures need --calibrate-on LIST",
+            ),
+            (
+                "cohort" in self.quality and self.norm not in ("s", "as"),
+                "quality measure cohort needs norm s or as",
+            ),
+            (
+                "duration" in self.quality and self.embeddings,
+                "quality measure duration needs audio, not --embeddings",
+            ),
+            (not self.p_target, "p_target is empty; give one prior at least"),
+            (
+                self.bootstrap == 1 or self.bootstrap < 0,
+                "bootstrap must be 0 (no intervals) or at least 2",
+            ),
+        ]
+        for is_wrong, message in problems:
+            if is_wrong:
+                raise UserError(message)
+        for p_target in self.p_target:
+            bayes_threshold(p_target)  # checks it
 
     @property
     def system(self) -> str:
@@ -229,6 +238,9 @@ def read_settings(argv: list[str]) -> VerifySettings:
     if Path(path).is_file():
         defaults = parse_yaml(VerifySettings, path, "verify")
     settings = parse(VerifySettings, argv, "verify [SETTINGS.yaml]", defaults)
+    if not settings.trials:
+        for folder in filter(os.path.isdir, settings.manifest):
+            settings.trials |= Prepared.load(folder).trial_lists()
     settings.check()
     return settings
 
@@ -320,63 +332,6 @@ def embed_lists(
     if settings.save_embeddings:
         embeddings.save(folder / "embeddings.npz")
     return embeddings, speakers
-
-
-@dataclass
-class Scorer:
-    """How embeddings become scores: similarity, mean to subtract, normalisation."""
-
-    embeddings: Embeddings
-    similarity: Any
-    name: str
-    device: str
-    mean: np.ndarray | None = None
-    normaliser: Normaliser | None = None
-
-    @property
-    def normalisation(self) -> str:
-        return self.normaliser.name if self.normaliser else "none"
-
-    def unit(self, calibrated: bool) -> str:
-        """What a score is, for an axis."""
-        if calibrated:
-            return "log-likelihood ratio (nats)"
-        if self.normaliser:
-            return f"{self.normaliser.method}-norm score (cohort standard deviations)"
-        known = {
-            "PLDA": "PLDA score (log-likelihood ratio, nats)",
-            "poincare": "negative Poincaré distance",
-        }
-        return known.get(self.name, self.name)
-
-    def score(self, trials: Trials) -> np.ndarray:
-        """[N] scores of a list."""
-        return score_trials(
-            self.embeddings,
-            trials,
-            self.similarity,
-            mean=self.mean,
-            normaliser=self.normaliser,
-            device=self.device,
-        )
-
-    def quality(
-        self, trials: Trials, measures: list[str]
-    ) -> tuple[np.ndarray, list[str]]:
-        """[N, M] quality measures of a list, and their names."""
-        index = index_trials(self.embeddings, trials, self.similarity)
-        seconds = dict(self.embeddings.seconds)
-        for name, members in trials.models.items():
-            seconds[f"model {name}"] = sum(seconds.get(m, 0.0) for m in members)
-        cohort_mean = None
-        if "cohort" in measures and self.normaliser is not None:
-            cohort_mean = self.normaliser.cohort_means(index.names)
-        return quality_measures(
-            index,
-            seconds=seconds if "duration" in measures else None,
-            magnitude="magnitude" in measures,
-            cohort_mean=cohort_mean,
-        )
 
 
 def make_scorer(

@@ -68,10 +68,9 @@ class Prepared:
             raise UserError(f"the split '{split}' of {self.folder} has no trial list")
         return self.folder / f"trials_{split}.txt"
 
-    def verify_flags(self) -> list[str]:
-        """The flags of ``sb-margins verify`` for all trial lists of this folder."""
-        lists = [f"{s}={self.trials(s)}" for s in self.splits if self.has_trials(s)]
-        return ["--manifest", str(self.folder), "--trials", *lists]
+    def trial_lists(self) -> dict[str, str]:
+        """The trial list of each split that has one."""
+        return {s: str(self.trials(s)) for s in self.splits if self.has_trials(s)}
 
     def _check(self, split: str) -> None:
         if split not in self.splits:

@@ -1,8 +1,9 @@
 """Verification metrics: exact, linear in memory, NaN scores are errors.
 
-All take ``(scores, labels)``: numpy arrays, tensors or lists; larger scores mean the
-same speaker; labels are 1 for target trials. Rates are shares between 0 and 1. To get
-several figures from one sort, use ``OperatingPoints.of(scores, labels)``.
+All take ``scores`` and ``labels``, [N] each: numpy arrays, tensors or lists; larger
+scores mean the same speaker; labels are 1 for target trials. NaN or infinite scores
+and trials of one class only raise a `UserError`. Rates are shares between 0 and 1. To
+get several figures from one sort, use ``OperatingPoints.of(scores, labels)``.
 
 A report loops over ``standard_metrics()``: each ``Metric`` computes a figure from
 operating points and says how it is called, written and compared.
@@ -122,10 +123,24 @@ EER = Metric(
 )
 
 
+def _min_dcf_at(p: float) -> Metric:
+    value = partial(OperatingPoints.min_dcf, p_target=p)
+    threshold = partial(OperatingPoints.min_dcf_threshold, p_target=p)
+    name, label = f"min_dcf(p_target={p:g})", f"minDCF({p:g})"
+    return Metric(name, label, value, interval=True, threshold=threshold)
+
+
+def _act_dcf_at(p: float) -> Metric:
+    value = partial(OperatingPoints.act_dcf, p_target=p)
+    return Metric(f"act_dcf(p_target={p:g})", f"actDCF({p:g})", value)
+
+
 def standard_metrics(
     p_targets: Sequence[float] = (0.01, 0.05), *, calibrated: bool = False
 ) -> tuple[Metric, ...]:
     """The figures of a report, in its order.
+
+    EER, minDCF at each prior, (actDCF at each prior, Cllr,) min Cllr.
 
     Arguments
     ---------
@@ -134,61 +149,31 @@ def standard_metrics(
     calibrated : bool
         Whether scores are log-likelihood ratios: adds actual costs and Cllr.
 
-    Returns
-    -------
-    tuple of Metric
-        EER, minDCF at each prior, (actDCF at each prior, Cllr,) min Cllr.
-
     Example
     -------
     >>> [metric.label for metric in standard_metrics([0.05], calibrated=True)]
     ['EER', 'minDCF(0.05)', 'actDCF(0.05)', 'Cllr', 'min Cllr']
     """
-    metrics = [EER]
-    for p in p_targets:
-        metrics.append(
-            Metric(
-                f"min_dcf(p_target={p:g})",
-                f"minDCF({p:g})",
-                partial(OperatingPoints.min_dcf, p_target=p),
-                interval=True,
-                threshold=partial(OperatingPoints.min_dcf_threshold, p_target=p),
-            )
-        )
+    metrics = [EER, *map(_min_dcf_at, p_targets)]
     if calibrated:
-        for p in p_targets:
-            actual = partial(OperatingPoints.act_dcf, p_target=p)
-            metrics.append(Metric(f"act_dcf(p_target={p:g})", f"actDCF({p:g})", actual))
+        metrics += [*map(_act_dcf_at, p_targets)]
         metrics.append(Metric("cllr", "Cllr", OperatingPoints.cllr))
     return (*metrics, Metric("min_cllr", "min Cllr", OperatingPoints.min_cllr))
 
 
 def eer(scores: Any, labels: Any, method: str = "mean") -> float:
-    """Equal error rate.
+    """Equal error rate, between 0 and 1.
 
     Arguments
     ---------
-    scores : array-like or torch.Tensor
-        [N] scores.
-    labels : array-like or torch.Tensor
-        [N], 1 for target trials.
+    scores, labels : array-like or torch.Tensor
+        [N] each.
     method : str
         ``"mean"`` (default): (FAR + FRR) / 2 at the threshold with the smallest
         \\|FAR - FRR\\|, counted in integers; where two thresholds are equally near,
-        the mean of both, so that swapping the classes changes nothing.
+        the mean of both, so that swapping the classes changes nothing. (SpeechBrain's
+        ``EER`` takes either of the two, as float32 rounding falls.)
         ``"rocch"``: where the convex hull of the ROC meets FAR = FRR (BOSARIS).
-        SpeechBrain's ``EER`` takes either of two equally near thresholds, as float32
-        rounding falls, and agrees elsewhere.
-
-    Returns
-    -------
-    float
-        Between 0 and 1.
-
-    Raises
-    ------
-    UserError
-        For NaN or infinite scores, or when a class is missing.
 
     Example
     -------
@@ -213,7 +198,7 @@ def min_dcf(
         (c_miss p_target P_miss + c_fa (1 - p_target) P_fa)
             / min(c_miss p_target, c_fa (1 - p_target))
 
-    Never above 1, the cost of the better of accepting or rejecting everything.
+    Between 0 and 1, the cost of the better of accepting or rejecting everything.
     SpeechBrain's ``minDCF`` lacks the division: at ``p_target=0.01`` it is 0.01
     times this one.
 
@@ -222,19 +207,9 @@ def min_dcf(
     scores, labels : array-like or torch.Tensor
         [N] each.
     p_target : float
-        Prior of a target trial; name it wherever the value is shown.
+        Prior of a target trial, inside of (0, 1); name it wherever the value is shown.
     c_miss, c_fa : float
         Costs of a miss and of a false alarm.
-
-    Returns
-    -------
-    float
-        Between 0 and 1.
-
-    Raises
-    ------
-    UserError
-        For broken scores, missing classes, or a prior outside (0, 1).
 
     Example
     -------
@@ -245,17 +220,14 @@ def min_dcf(
 
 
 def bayes_threshold(p_target: float, c_miss: float = 1.0, c_fa: float = 1.0) -> float:
-    """Where a log-likelihood ratio should be cut for a prior and costs.
+    """Where log-likelihood ratios should be cut, in nats.
+
+        log(c_fa (1 - p_target) / (c_miss p_target))
 
     Arguments
     ---------
     p_target, c_miss, c_fa : float
         As in ``min_dcf``.
-
-    Returns
-    -------
-    float
-        log(c_fa (1 - p_target) / (c_miss p_target)), in nats.
 
     Example
     -------
@@ -276,19 +248,14 @@ def act_dcf(
 ) -> float:
     """Normalised detection cost of the Bayes decision: scores must be calibrated.
 
+    At least ``min_dcf`` at the same point; may exceed 1.
+
     Arguments
     ---------
-    scores : array-like or torch.Tensor
-        [N] natural log-likelihood ratios (see ``calibration``).
-    labels : array-like or torch.Tensor
-        [N].
+    scores, labels : array-like or torch.Tensor
+        [N] each; natural log-likelihood ratios (see ``calibration``).
     p_target, c_miss, c_fa : float
         As in ``min_dcf``; trials with a score above ``bayes_threshold`` are accepted.
-
-    Returns
-    -------
-    float
-        At least ``min_dcf`` at the same point; may exceed 1.
 
     Example
     -------
@@ -303,17 +270,13 @@ def cllr(scores: Any, labels: Any) -> float:
 
         (mean log2(1 + exp(-s_target)) + mean log2(1 + exp(s_nontarget))) / 2
 
+    0 is perfect, 1 knows nothing, more misleads.
+
     Arguments
     ---------
-    scores : array-like or torch.Tensor
-        [N] natural log-likelihood ratios; raw cosines are not (see ``calibration``).
-    labels : array-like or torch.Tensor
-        [N].
-
-    Returns
-    -------
-    float
-        0 is perfect, 1 knows nothing, more misleads.
+    scores, labels : array-like or torch.Tensor
+        [N] each; natural log-likelihood ratios: raw cosines are not (see
+        ``calibration``).
 
     Example
     -------
@@ -326,15 +289,12 @@ def cllr(scores: Any, labels: Any) -> float:
 def min_cllr(scores: Any, labels: Any) -> float:
     """Cllr after the best monotone map of the scores (pool adjacent violators).
 
+    Between 0 and 1, in bits: what the scores could give if calibrated.
+
     Arguments
     ---------
     scores, labels : array-like or torch.Tensor
         [N] each; any scale.
-
-    Returns
-    -------
-    float
-        Between 0 and 1, in bits: what the scores could give if calibrated.
 
     Example
     -------
@@ -384,6 +344,9 @@ def threshold_at(
 ) -> float:
     """The threshold to decide with, found on development trials.
 
+    Accept when score > threshold. Midway between two scores, for robustness. With
+    neither ``far`` nor ``prior`` it is that of the EER.
+
     Arguments
     ---------
     scores, labels : array-like or torch.Tensor
@@ -392,14 +355,8 @@ def threshold_at(
         Aim at this share of false alarms: the lowest threshold that keeps to it.
     prior : float, optional
         Aim at the least cost for this prior of targets (the minDCF point).
-        With neither, aim at the EER.
     c_miss, c_fa : float
         Costs, used with ``prior``.
-
-    Returns
-    -------
-    float
-        Accept when score > threshold. Midway between two scores, for robustness.
 
     Example
     -------
@@ -413,11 +370,7 @@ def threshold_at(
         raise UserError("give far or prior to threshold_at, not both")
     points = OperatingPoints.of(scores, labels)
     if far is not None:
-        if not 0 <= far <= 1:
-            raise UserError(f"far must lie between 0 and 1, not {far}")
-        # In counts, so that far=0.1 of 10 non-targets is one of them.
-        allowed = int(np.floor(far * points.nontargets * (1 + 1e-12)))
-        return points.cut(int(np.argmax(points.false_alarms <= allowed)))
+        return points.far_threshold(far)
     if prior is not None:
         return points.min_dcf_threshold(prior, c_miss, c_fa)
     return points.eer_threshold()
@@ -430,7 +383,7 @@ def summary(
     p_targets: Sequence[float] = (0.01, 0.05),
     calibrated: bool = False,
 ) -> dict[str, float]:
-    """The figures that a result table shows, from one sort.
+    """The ``standard_metrics`` by name, the counts and more, from one sort.
 
     Arguments
     ---------

@@ -191,6 +191,14 @@ class OperatingPoints:
         """The lowest threshold with the smallest abs(FAR - FRR)."""
         return self.cut(int(self._smallest_gap()[0]))
 
+    def far_threshold(self, far: float) -> float:
+        """The lowest threshold with at most this share of false alarms."""
+        if not 0 <= far <= 1:
+            raise UserError(f"far must lie between 0 and 1, not {far}")
+        # In counts, so that far=0.1 of 10 non-targets is one of them.
+        allowed = int(np.floor(far * self.nontargets * (1 + 1e-12)))
+        return self.cut(int(np.argmax(self.false_alarms <= allowed)))
+
     # -- detection costs --------------------------------------------------------
 
     def costs(

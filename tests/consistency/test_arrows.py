@@ -29,8 +29,6 @@ STILL = {
     ("losses", "dense"),
     ("losses", "labels"),
     ("losses", "nontargets"),
-    ("verification", "inference"),
-    ("verification", "plots"),
 }
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 # Small files of one level may import each other; folders of one level may not.

@@ -80,9 +80,10 @@ def test_broken_lists_are_told(tmp_path, text, told):
 
 def test_broken_csv_is_told(tmp_path):
     path = tmp_path / "list.csv"
-    path.write_text("label,one,two\n1,a,b\n")
-    with pytest.raises(UserError, match="columns enrol and test"):
-        read_trials(path)
+    for header in ("label,one,two", "label,enrol,two", "label,one,test"):
+        path.write_text(f"{header}\n1,a,b\n")
+        with pytest.raises(UserError, match="columns enrol and test"):
+            read_trials(path)
     path.write_text("label,enrol,test\n1,a\n")
     with pytest.raises(UserError, match="line 2: 2 fields"):
         read_trials(path)

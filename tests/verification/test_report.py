@@ -1,0 +1,120 @@
+"""Reports: metrics as people read them, rows with intervals, tables."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sb_margins.verification import metrics
+from sb_margins.verification.bootstrap import bootstrap
+from sb_margins.verification.metrics import EER, OperatingPoints, standard_metrics
+from sb_margins.verification.report import figures, marked_thresholds, print_table
+
+
+@pytest.fixture(scope="module")
+def trials():
+    rng = np.random.default_rng(0)
+    labels = np.arange(300) % 3 == 0
+    one = np.arange(300) % 10
+    scores = rng.standard_normal(300) + 2 * labels
+    return scores, labels, (one, np.where(labels, one, (one + 1) % 10))
+
+
+def test_the_standard_metrics_are_the_functions(trials):
+    scores, labels, _ = trials
+    points = OperatingPoints.of(scores, labels)
+    chosen = standard_metrics((0.01, 0.3), calibrated=True)
+    expected = {
+        ("eer", "EER"): metrics.eer(scores, labels),
+        ("min_dcf(p_target=0.01)", "minDCF(0.01)"): metrics.min_dcf(scores, labels),
+        ("min_dcf(p_target=0.3)", "minDCF(0.3)"): metrics.min_dcf(
+            scores, labels, p_target=0.3
+        ),
+        ("act_dcf(p_target=0.01)", "actDCF(0.01)"): metrics.act_dcf(scores, labels),
+        ("act_dcf(p_target=0.3)", "actDCF(0.3)"): metrics.act_dcf(
+            scores, labels, p_target=0.3
+        ),
+        ("cllr", "Cllr"): metrics.cllr(scores, labels),
+        ("min_cllr", "min Cllr"): metrics.min_cllr(scores, labels),
+    }
+    assert {(m.name, m.label): m(points) for m in chosen} == expected
+    assert all(m.lower_is_better for m in chosen)
+    summary = metrics.summary(scores, labels, p_targets=(0.01, 0.3), calibrated=True)
+    assert {m.name: summary[m.name] for m in chosen} == {
+        name: value for (name, _), value in expected.items()
+    }
+    assert not {"cllr", "act_dcf(p_target=0.01)"} & set(metrics.summary(scores, labels))
+
+
+def test_figures_are_written_with_unit_and_interval():
+    dcf = standard_metrics((0.05,))[1]
+    assert (EER.heading, dcf.heading) == ("EER %", "minDCF(0.05)")
+    assert (EER.format(0.12345), dcf.format(0.12345)) == ("12.35 %", "0.123")
+    assert (EER.number(0.01, "+"), dcf.number(-0.0126, "+")) == ("+1.00", "-0.013")
+    row = {"eer": 0.1, "eer interval": [0.05, 0.2], "min_dcf(p_target=0.05)": 0.5}
+    assert EER.cell(row) == "10.00 % [5.00, 20.00]" and dcf.cell(row) == "0.500"
+
+
+def test_costs_and_priors_matter(trials):
+    """By the definition, at the best of all thresholds."""
+    scores, labels, _ = trials
+    points = OperatingPoints.of(scores, labels)
+    miss = points.misses / points.targets
+    fa = points.false_alarms / points.nontargets
+    for p, c_miss, c_fa in ((0.01, 1, 1), (0.1, 10, 2), (0.7, 1, 3)):
+        cost = c_miss * p * miss + c_fa * (1 - p) * fa
+        cost /= min(c_miss * p, c_fa * (1 - p))
+        costs = {"p_target": p, "c_miss": c_miss, "c_fa": c_fa}
+        found = metrics.min_dcf(scores, labels, **costs)
+        assert found == pytest.approx(cost.min(), rel=1e-12)
+        cut = metrics.bayes_threshold(p, c_miss, c_fa)
+        assert cut == pytest.approx(np.log(c_fa * (1 - p) / (c_miss * p)))
+        at = np.flatnonzero(points.thresholds <= cut)[-1]
+        assert metrics.act_dcf(scores, labels, **costs) == pytest.approx(cost[at])
+        best = metrics.threshold_at(scores, labels, prior=p, c_miss=c_miss, c_fa=c_fa)
+        assert best == points.cut(int(np.argmin(cost)))
+
+
+def test_a_score_at_the_bayes_threshold_is_rejected():
+    scores, labels = [0.0, 1.0, 0.0, -1.0], [1, 1, 0, 0]
+    assert metrics.act_dcf(scores, labels, p_target=0.5) == 0.5
+
+
+def test_rows_have_intervals_where_speakers_are_known(trials):
+    scores, labels, sides = trials
+    row = figures(scores, labels, speakers=sides, replicates=20, confidence=0.8, seed=3)
+    chosen = standard_metrics()[:3]
+    expected = bootstrap(
+        scores, labels, sides, chosen, replicates=20, confidence=0.8, seed=3
+    )
+    for metric in chosen:
+        limits = expected[metric.name]
+        assert row[metric.interval_name] == [limits.low, limits.high]
+    assert row["interval"] == ("80%, 20 bootstrap replicates over 10 speakers, seed 3")
+    assert "min_cllr interval" not in row
+    for without in ({}, {"speakers": sides, "replicates": 0}):
+        assert not any("interval" in key for key in figures(scores, labels, **without))
+
+
+def test_thresholds_of_a_histogram(trials):
+    scores, labels, _ = trials
+    assert marked_thresholds(scores, labels, [0.1]) == {
+        "EER": metrics.threshold_at(scores, labels),
+        "minDCF(0.1)": metrics.threshold_at(scores, labels, prior=0.1),
+    }
+
+
+def test_the_table_shows_what_a_row_has(trials, capsys):
+    scores, labels, sides = trials
+    row = figures(scores, labels, speakers=sides, replicates=20)
+    print_table({"O": row | {"norm": "none"}}, extra=["norm"])
+    head, line = capsys.readouterr().out.splitlines()
+    assert head.split() == [
+        *("list", "trials", "EER", "minDCF(0.01)", "minDCF(0.05)", "min", "Cllr"),
+        "norm",
+    ]
+    assert line.startswith("O") and EER.cell(row) in line and "none" in line
+    print_table({"s": row}, standard_metrics((0.01,))[:2], first="scores")
+    assert capsys.readouterr().out.split()[:4] == [
+        *("scores", "trials", "EER", "minDCF(0.01)")
+    ]
