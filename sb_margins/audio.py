@@ -8,6 +8,7 @@ without judging them, for crops in training. `audio_info` reads headers.
 from __future__ import annotations
 
 import math
+import os
 import struct
 import zlib
 from collections.abc import Iterator
@@ -318,13 +319,15 @@ def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
             raise UserError(f"no such audio file: {path}")
         if not path.stat().st_size:
             raise UserError(f"{path} cannot be read as audio: it is empty (0 bytes)")
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(os.fsencode(path)) as file:
             rate, channels = file.samplerate, file.channels
             if not RATES[0] <= rate <= RATES[1] or not 1 <= channels <= CHANNELS:
                 raise UserError(
                     f"{path}: {rate} Hz and {channels} channels are out of range; "
                     "the file's header is damaged"
                 )
+            if file.frames > UNKNOWN_FRAMES:  # soundfile would seek after each block
+                file.seekable = lambda: False
             yield file
     except UserError:
         raise

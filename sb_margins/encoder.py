@@ -222,7 +222,9 @@ def _description(path: str, value: Any, seen: set[int]) -> Iterator[str]:
         yield from _description(f"{path}.partial", parts, seen)
     elif hasattr(value, "__qualname__"):  # a class, a function, a method
         yield f"{path}={value.__module__}.{value.__qualname__}"
-    elif id(value) not in seen:
+    elif id(value) in seen:
+        yield f"{path}: as before"
+    else:
         seen.add(id(value))
         kind = type(value)
         yield f"{path}={kind.__module__}.{kind.__qualname__}"

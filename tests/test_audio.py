@@ -1,4 +1,4 @@
-"""Audio intake: an answer or a clear error, never a wrong silent score."""
+"""The reader of audio: one verdict on a file, never a wrong silent score."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 from model_folders import write_model
 
-from sb_margins.audio import LONGEST
+from sb_margins.audio import LONGEST, audio_info, load_audio, read_recording, resample
 from sb_margins.errors import UserError
-from sb_margins.inference import SpeakerVerifier, read_recording
+from sb_margins.inference import SpeakerVerifier
+from sb_margins.verification.embed import embed_files
 
 RATE = 16000
 
@@ -104,8 +105,6 @@ def test_same_samples_in_wav_and_flac_score_the_same(model, voice, tmp_path):
 def test_sampling_rates(model, voice, tmp_path, rate):
     """Resampled speech stays near its band-limited original."""
     from scipy.signal import resample_poly
-
-    from sb_margins.audio import resample
 
     other = resample(voice, RATE, rate)
     soundfile.write(tmp_path / "other.wav", other, rate, subtype="FLOAT")
@@ -242,6 +241,209 @@ def test_wrong_header_is_told(voice, tmp_path, offset, value):
     except UserError:
         return
     assert any("contradicts itself" in note for note in notes)
+
+
+@pytest.mark.parametrize("share", [0.6, 0.999])
+def test_truncated_ogg_is_noted(voice, tmp_path, share):
+    path = tmp_path / "x.ogg"
+    soundfile.write(path, voice, RATE)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    assert "last page is missing" in read_recording(path).notes[0]
+
+
+def flac_of_unknown_length(path, wav):
+    """The header's number of samples set to 0, as an encoder into a pipe leaves it."""
+    soundfile.write(path, wav, RATE, subtype="PCM_16")
+    content = bytearray(path.read_bytes())
+    at = content.index(b"fLaC") + 8 + 13  # 4 low bits of the byte before, 4 bytes
+    content[at] &= 0xF0
+    content[at + 1 : at + 5] = bytes(4)
+    path.write_bytes(content)
+
+
+def with_rate(path, wav, rate):
+    soundfile.write(path, wav, RATE)
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<I", content, 24, rate)
+    path.write_bytes(content)
+
+
+ODD_FILES = {  # name: (how to write it, part of the verdict; "" for a good file)
+    "gsm.wav": (
+        lambda path, v: soundfile.write(path, v, RATE, subtype="GSM610"),
+        "",
+    ),
+    "unknown.flac": (flac_of_unknown_length, ""),
+    "one_sample.wav": (lambda path, v: soundfile.write(path, v[:1], RATE), "too short"),
+    "hundred.wav": (lambda path, v: soundfile.write(path, v[:100], RATE), "too short"),
+    "1_hz.wav": (lambda path, v: with_rate(path, v, 1), "1 Hz .* out of range"),
+    "2_31_hz.wav": (
+        lambda path, v: with_rate(path, v, 2**31),
+        "out of range|cannot be read",
+    ),
+    "silent.wav": (lambda path, v: soundfile.write(path, 0 * v, RATE), "is silent"),
+    "antiphase.wav": (
+        lambda path, v: soundfile.write(path, np.stack([v, -v], 1), RATE),
+        "cancel each other",
+    ),
+    "folder.wav": (lambda path, v: path.mkdir(), "no such audio file"),
+    "empty.wav": (lambda path, v: path.touch(), "0 bytes"),
+    "unfit.raw": (lambda path, v: path.write_bytes(bytes(9999)), "cannot be read as"),
+    "aac.m4a": (lambda path, v: path.write_bytes(bytes(9999)), "AAC is not supported"),
+}
+
+
+@pytest.fixture(scope="module")
+def odd_files(tmp_path_factory, voice):
+    folder = tmp_path_factory.mktemp("odd")
+    for name, (write, _) in ODD_FILES.items():
+        write(folder / name, voice)
+    return folder
+
+
+@pytest.mark.parametrize("name", sorted(ODD_FILES))
+def test_odd_files_have_one_verdict(name, odd_files, model):
+    """The reader itself, a verifier and the embedding of lists say the same."""
+    path, verdict = odd_files / name, ODD_FILES[name][1]
+    plain = lambda wavs: wavs[:, :2]  # noqa: E731
+    if not verdict:
+        recording = read_recording(path)
+        assert recording.seconds == pytest.approx(2.5, abs=0.05)
+        assert recording.notes == []
+        found = embed_files(plain, {"x": path}, progress=False)
+        np.testing.assert_array_equal(found.matrix[0], recording.wav[:2])
+        assert found.seconds["x"] == recording.seconds
+        return
+    for read in (
+        lambda: read_recording(path),
+        lambda: model.encode_files([path]),
+        lambda: embed_files(plain, {"x": path}, progress=False),
+    ):
+        with pytest.raises(UserError, match=verdict) as caught:
+            read()
+        assert name in str(caught.value)
+
+
+def test_all_odd_files_can_be_skipped(odd_files):
+    files = {name: odd_files / name for name in ODD_FILES}
+    found = embed_files(lambda wavs: wavs[:, :2], files, skip_bad=True, progress=False)
+    assert sorted(found.ids) == ["gsm.wav", "unknown.flac"]
+    assert len(found.skipped) == len(ODD_FILES) - 2
+    for name, why in found.skipped.items():
+        assert name in why
+
+
+def test_file_names_of_any_kind(voice, tmp_path):
+    with pytest.raises(UserError, match="cannot be read"):
+        read_recording(tmp_path / ("x" * 300 + ".wav"))
+    odd = tmp_path / b"caf\xe9 \n.wav".decode(errors="surrogateescape")
+    soundfile.write(odd.open("wb"), voice, RATE, format="WAV")
+    assert read_recording(odd).notes == []
+
+
+def test_header_of_good_files(voice, tmp_path):
+    path = tmp_path / "x.wav"
+    soundfile.write(path, np.stack([voice, voice], 1), 8000)
+    for decode in ("header", "ends", "full"):
+        info = audio_info(path, decode)
+        assert info == (len(voice), 8000, 2, [])
+        assert info.seconds == len(voice) / 8000
+    flac_of_unknown_length(tmp_path / "x.flac", voice)
+    assert audio_info(tmp_path / "x.flac").frames == len(voice)
+
+
+@pytest.mark.parametrize("kind", ["flac", "mp3"])
+@pytest.mark.parametrize("decode", ["ends", "full"])
+def test_truncation_that_a_header_does_not_show(voice, tmp_path, kind, decode):
+    path = tmp_path / f"x.{kind}"
+    soundfile.write(path, voice, RATE)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(0.7 * len(content))])
+    try:
+        notes = audio_info(path, decode).notes
+    except UserError as error:
+        assert "cannot be read" in str(error)
+        return
+    if kind == "flac":
+        assert "truncated" in notes[0]
+
+
+def test_damage_in_the_middle_is_found_by_decoding_everything(voice, tmp_path):
+    path = tmp_path / "x.wav"
+    wav = voice.copy()
+    wav[len(wav) // 2] = np.nan
+    soundfile.write(path, wav, RATE, subtype="FLOAT")
+    assert audio_info(path, "ends").notes == []
+    with pytest.raises(UserError, match="NaN"):
+        audio_info(path, "full")
+
+
+def test_training_reads_the_same_samples(voice, tmp_path):
+    path = tmp_path / "x.wav"
+    soundfile.write(path, np.stack([voice, 0.5 * voice], 1), 8000, subtype="FLOAT")
+    whole = load_audio(path)
+    assert np.array_equal(whole, read_recording(path).wav)
+    piece = load_audio(path, rate=8000, start=0.5, seconds=0.25)
+    np.testing.assert_array_equal(piece, 0.75 * voice[4000:6000])
+    judged = read_recording(path, 8000, start=0.5, seconds=0.25)
+    np.testing.assert_array_equal(judged.wav, piece)
+    assert judged.notes == ["is only 0.25 s long"]
+    last = load_audio(path, rate=8000, start=4.9, seconds=9.0)
+    np.testing.assert_array_equal(last, 0.75 * voice[39200:])
+    soundfile.write(path, 32768 * voice, RATE, subtype="FLOAT")
+    scaled = load_audio(path)
+    assert np.array_equal(scaled, read_recording(path).wav)
+    assert np.abs(scaled).max() == pytest.approx(1)
+
+
+def test_training_takes_silence_and_short_pieces(tmp_path):
+    path = tmp_path / "x.wav"
+    soundfile.write(path, np.zeros(RATE), RATE)
+    assert load_audio(path, seconds=0.1).shape == (1600,)
+    assert load_audio(path, start=0.5, seconds=0.00001).shape == (1,)
+    with pytest.raises(UserError, match="no samples"):
+        load_audio(path, start=2.0)
+
+
+@pytest.mark.parametrize("source, target", [(8000, 16000), (44100, 16000)])
+def test_resampling_keeps_a_tone(source, target):
+    tone = np.sin(2 * np.pi * 440 * np.arange(source) / source)
+    expected = np.sin(2 * np.pi * 440 * np.arange(target) / target)
+    out = resample(tone, source, target)
+    assert out.dtype == np.float32 and out.shape == (target,)
+    middle = slice(target // 4, 3 * target // 4)
+    np.testing.assert_allclose(out[middle], expected[middle], atol=2e-3)
+
+
+LEVELS = {  # just on this side and just on that side of each limit
+    "short": (0.19, 1.0, "too short"),
+    "long enough": (0.21, 1.0, "is only 0.21 s long"),
+    "short note": (0.99, 1.0, "is only 0.99 s long"),
+    "good": (1.01, 1.0, None),
+    "silent": (1.5, 1.9e-4, "is silent"),
+    "nearly silent": (1.5, 2.1e-4, "is very quiet"),
+    "quiet": (1.5, 4.9e-3, "is very quiet"),
+    "not quiet": (1.5, 5.1e-3, None),
+    "loud": (1.5, 1.99, None),
+    "too loud": (1.5, 2.01, "times full scale; scaled back"),
+}
+
+
+@pytest.mark.parametrize("name", LEVELS)
+def test_limits(name, tmp_path):
+    seconds, peak, verdict = LEVELS[name]
+    wav = np.sin(2 * np.pi * 440 * np.arange(round(seconds * RATE)) / RATE)
+    wav /= np.abs(wav).max()
+    path = bad(tmp_path, peak * wav)
+    try:
+        notes = read_recording(path).notes
+    except UserError as error:
+        notes = [str(error)]
+    if verdict is None:
+        assert notes == []
+    else:
+        assert len(notes) == 1 and verdict in notes[0], notes
 
 
 FORMATS = ["wav", "flac", "ogg", "mp3", "aiff"]
