@@ -347,7 +347,7 @@ def test_header_of_good_files(voice, tmp_path):
     soundfile.write(path, np.stack([voice, voice], 1), 8000)
     for decode in ("header", "ends", "full"):
         info = audio_info(path, decode)
-        assert info == (len(voice), 8000, 2, [])
+        assert info[:4] == (len(voice), 8000, 2, [])
         assert info.seconds == len(voice) / 8000
     flac_of_unknown_length(tmp_path / "x.flac", voice)
     assert audio_info(tmp_path / "x.flac").frames == len(voice)

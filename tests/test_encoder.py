@@ -134,7 +134,7 @@ def other_values(name, value):
         return [
             kind([*value[:at], changed, *value[at + 1 :]])
             for at, item in enumerate(value)
-            for changed in other_values(name, item)
+            for changed in other_values(name, item)[:1]
         ]
     if value is None and name.startswith(("f_m", "win", "hop")):
         return [100]
