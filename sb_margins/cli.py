@@ -22,14 +22,11 @@ COMMANDS = {
     "plot-loss": ("sb_margins.commands.plot_loss", "draw losses and gradients"),
     "verify": ("sb_margins.commands.verify", "score trial lists with a model"),
     "metrics": ("sb_margins.commands.metrics", "EER, minDCF of a score file"),
-    "export": (
-        "sb_margins.inference.commands.export",
-        "results folder to model folder",
-    ),
-    "verify-files": ("sb_margins.inference.commands.verify_files", "same voice?"),
-    "enroll": ("sb_margins.inference.commands.enroll", "keep a speaker's voice"),
-    "identify": ("sb_margins.inference.commands.identify", "who is speaking?"),
-    "embed": ("sb_margins.inference.commands.embed", "embeddings of files (npz)"),
+    "export": ("sb_margins.commands.export", "results folder to model folder"),
+    "verify-files": ("sb_margins.commands.verify_files", "same voice?"),
+    "enroll": ("sb_margins.commands.enroll", "keep a speaker's voice"),
+    "identify": ("sb_margins.commands.identify", "who is speaking?"),
+    "embed": ("sb_margins.commands.embed", "embeddings of files (npz)"),
     "doctor": ("sb_margins.commands.doctor", "versions, devices, known traps"),
 }
 

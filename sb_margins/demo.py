@@ -127,7 +127,7 @@ def _shown(path: str | Path) -> str:
 
 def run(flags: Sequence[str]) -> int:
     """Train with these flags, then verify with what came out."""
-    from sb_margins.inference.commands import verify_files
+    from sb_margins.commands import verify_files
     from sb_margins.training.command import quiet
     from sb_margins.training.config import read_config
     from sb_margins.training.finish import finish

@@ -138,6 +138,23 @@ def _try_out(modules: Mapping[str, nn.Module], rate: int) -> None:
         raise UserError("the model gives embeddings of zeros; its weights are damaged")
 
 
+def check_kind(folder: Path, hparams_file: str) -> Path:
+    """The folder, unless it is a results folder given for a model folder."""
+    results = any((folder / "save").glob("CKPT*"))
+    if (folder / "model" / hparams_file).is_file() and (
+        results or not (folder / hparams_file).is_file()
+    ):
+        raise UserError(
+            f"{folder} is not a model folder; did you mean {folder / 'model'}?"
+        )
+    if results:
+        raise UserError(
+            f"{folder} is the results folder of a run; make a model of it: "
+            f"sb-margins export {folder} MODEL_FOLDER"
+        )
+    return folder
+
+
 def load_folder(
     source: str | Path,
     hparams_file: str = "hyperparams.yaml",
@@ -151,17 +168,7 @@ def load_folder(
     """
     from speechbrain.utils.run_opts import RunOptions
 
-    folder = find_folder(source)
-    if (folder / "model" / hparams_file).is_file():
-        raise UserError(
-            f"{source} is the results folder of a training; did you mean "
-            f"{Path(source) / 'model'}?"
-        )
-    if any((folder / "save").glob("CKPT*")):
-        raise UserError(
-            f"{source} is the results folder of a training; make a model of it first: "
-            f"sb-margins export {source} MODEL_FOLDER"
-        )
+    folder = check_kind(find_folder(source), hparams_file)
     hparams = read_modules(folder_file(folder, hparams_file), NAMES, overrides)
     plan = hparams.get("pretrainer")
     if not isinstance(plan, LoadPlan):

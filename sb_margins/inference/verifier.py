@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,36 +10,31 @@ from typing import Any
 
 import numpy as np
 import torch
+from speechbrain.inference.speaker import SpeakerRecognition
 from torch import Tensor, nn
 
+from sb_margins.audio import Recording, read_recording
+from sb_margins.encoder import SpeakerEncoder
 from sb_margins.errors import UserError
-from sb_margins.inference.embedder import PathLike, SpeakerEmbedder
-from sb_margins.inference.enrolled import EnrolledSet, locked
+from sb_margins.files import locked
+from sb_margins.inference.enrolled import EnrolledSet
+from sb_margins.inference.model_folder import check_kind, find_folder, load_folder
 from sb_margins.inference.thresholds import (
     checked_calibration,
     checked_thresholds,
     choose,
 )
-from sb_margins.similarity import CosineSimilarity
+from sb_margins.similarity import Similarity, similarity_from
+from sb_margins.verification.embed import embed_files
+from sb_margins.verification.embeddings import Embeddings
+
+PathLike = str | Path
 
 
 @dataclass(frozen=True)
 class Match:
-    """One answer of `SpeakerVerifier.identify`.
-
-    Arguments
-    ---------
-    name : str
-        An enrolled speaker.
-    score : float
-        Larger: more likely this speaker.
-    same : bool or None
-        Whether the score is above the threshold; None without a threshold.
-
-    Example
-    -------
-    >>> Match("ann", 0.8, True).name
-    'ann'
+    """One answer of `SpeakerVerifier.identify`: an enrolled speaker, a score (larger:
+    more likely this speaker) and whether it is above the threshold (None without one).
     """
 
     name: str
@@ -46,7 +42,7 @@ class Match:
     same: bool | None
 
 
-class SpeakerVerifier(SpeakerEmbedder):
+class SpeakerVerifier(SpeakerRecognition):
     """Speaker verification and identification with a trained model.
 
     A SpeechBrain ``SpeakerRecognition`` that adds: a threshold of choice with known
@@ -83,13 +79,209 @@ class SpeakerVerifier(SpeakerEmbedder):
         run_opts: Any = None,
         freeze_params: bool = True,
     ) -> None:
-        super().__init__(modules, hparams, run_opts, freeze_params)
-        settings = hparams or {}
-        self.similarity = as_similarity(settings.get("similarity")).to(self.device)
+        settings = dict(hparams or {})
+        self.sample_rate = int(settings.get("sample_rate", 16000))
+        SpeakerEncoder.from_modules(modules or {})  # all three are there
+        super().__init__(modules, settings, run_opts, freeze_params)
+        self.similarity = _similarity(settings.get("similarity")).to(self.device)
         self.thresholds = checked_thresholds(settings.get("thresholds"))
         self.calibration = checked_calibration(settings.get("calibration"))
         self.fingerprint = self.encoder.fingerprint(self.similarity)
-        self.enrolled = EnrolledSet(self.fingerprint)
+        self.enrolled = EnrolledSet(self.fingerprint, similarity=self.similarity)
+
+    @functools.cached_property
+    def encoder(self) -> SpeakerEncoder:
+        """Its three modules, from waveforms to embeddings."""
+        return SpeakerEncoder.from_modules(self.mods, self.sample_rate)
+
+    @classmethod
+    def from_hparams(  # type: ignore[override]
+        cls,
+        source: PathLike,
+        hparams_file: str = "hyperparams.yaml",
+        *,
+        trust: bool = False,
+        overrides: Mapping[str, Any] | None = None,
+        run_opts: Any = None,
+        device: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Load a model folder or a model of the Hugging Face hub.
+
+        Arguments
+        ---------
+        source : str or Path
+            A folder, or a hub name such as ``speechbrain/spkrec-ecapa-voxceleb``.
+        hparams_file : str
+            The YAML's name in it.
+        trust : bool
+            Load as SpeechBrain does: **whatever the model's YAML names is run**, and
+            weights may go anywhere the YAML says. Default False: an allow-list.
+        overrides : mapping, optional
+            Top-level keys to plain values that replace those of the YAML.
+        run_opts : dict, optional
+            E.g. ``{"device": "cuda", "precision": "bf16"}``.
+        device : str, optional
+            Short for ``run_opts={"device": device}``.
+        **kwargs : dict
+            With ``trust=True``, as SpeechBrain's (``savedir``, ``fetch_config``, ...);
+            else only ``freeze_params``.
+
+        Returns
+        -------
+        SpeakerVerifier
+            Of the class it is called on.
+
+        Raises
+        ------
+        UserError
+            Naming what is wrong with the model, or what was refused.
+        """
+        if device is not None:
+            run_opts = {**(run_opts or {}), "device": device}
+        run_opts = _checked_run_opts(run_opts)
+        if trust:
+            folder = str(source)
+            if Path(folder).is_dir() or not kwargs.get("savedir"):
+                folder = str(check_kind(find_folder(source), hparams_file))
+            return super().from_hparams(
+                folder,
+                hparams_file,
+                overrides=dict(overrides or {}),
+                run_opts=run_opts,
+                **kwargs,
+            )
+        unknown = set(kwargs) - {"freeze_params"}
+        if unknown:
+            raise UserError(
+                f"from_hparams takes {', '.join(sorted(unknown))} only with trust=True"
+            )
+        hparams = load_folder(source, hparams_file, overrides)
+        return cls(hparams["modules"], hparams, run_opts=run_opts, **kwargs)
+
+    def encode_batch(
+        self, wavs: Tensor, wav_lens: Tensor | None = None, normalize: bool = False
+    ) -> Tensor:
+        """Embeddings of a batch; padding has no influence on them.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor
+            [B, T] or [T] waveforms at the model's rate.
+        wav_lens : torch.Tensor, optional
+            [B] lengths relative to T. Rows are cut to their own length, and those
+            of equal length go through the network together.
+        normalize : bool
+            Scale embeddings to length 1. Default False.
+
+        Returns
+        -------
+        torch.Tensor
+            [B, D] float32.
+        """
+        wavs = torch.as_tensor(wavs)
+        wavs = wavs.unsqueeze(0) if wavs.dim() == 1 else wavs
+        if wavs.dim() != 2 or not wavs.shape[0]:
+            raise UserError(f"wavs must be [batch, time], not {list(wavs.shape)}")
+        wavs = wavs.to(self.device).float()
+        if wav_lens is None:
+            embeddings = self._encode(wavs)
+        else:
+            total = wavs.shape[1]
+            lens = torch.as_tensor(wav_lens, dtype=torch.float64).reshape(-1)
+            if len(lens) != len(wavs) or not ((lens > 0) & (lens <= 1 + 1e-6)).all():
+                raise UserError("wav_lens must be one number in (0, 1] for each row")
+            ends = (lens * total).round().clamp(1, total).long()
+            rows: dict[int, Tensor] = {}
+            for end in ends.unique().tolist():
+                same = (ends == end).nonzero().flatten().tolist()
+                rows.update(zip(same, self._encode(wavs[same, :end]), strict=True))
+            embeddings = torch.stack([rows[i] for i in range(len(wavs))])
+        if normalize:
+            embeddings = nn.functional.normalize(embeddings, dim=-1)
+        return embeddings
+
+    def _encode(self, wavs: Tensor) -> Tensor:
+        """[B, T] of one true length to [B, D]."""
+        with torch.no_grad(), self.inference_ctx:
+            embeddings = self.encoder(wavs).float()
+        if not torch.isfinite(embeddings).all():
+            raise UserError("the network gave an embedding that is not finite")
+        return embeddings
+
+    def forward(self, wavs: Tensor, wav_lens: Tensor | None = None) -> Tensor:
+        """As `encode_batch`."""
+        return self.encode_batch(wavs, wav_lens)
+
+    def read(self, path: PathLike) -> Recording:
+        """Read a file for this model; see `sb_margins.inference.read_recording`."""
+        return read_recording(path, self.sample_rate)
+
+    def load_audio(self, path: PathLike, savedir: Any = None) -> Tensor:
+        """A file as a waveform for `encode_batch`.
+
+        Arguments
+        ---------
+        path : str or Path
+            A local file.
+        savedir : optional
+            Not used; kept for SpeechBrain's signature.
+
+        Returns
+        -------
+        torch.Tensor
+            [T] on the model's device.
+        """
+        return torch.from_numpy(self.read(path).wav).to(self.device)
+
+    def embed(self, paths: PathLike | Sequence[PathLike]) -> Embeddings:
+        """Embeddings of files by their paths, with notes, fingerprint and similarity.
+
+        Arguments
+        ---------
+        paths : str or Path, or several
+            Files; one that is named twice is read once.
+
+        Returns
+        -------
+        sb_margins.verification.embeddings.Embeddings
+            With ``save``, for ``sb-margins verify --embeddings``.
+        """
+        paths = [paths] if isinstance(paths, (str, Path)) else paths
+        with self.inference_ctx:
+            return embed_files(
+                self.encoder,
+                {str(path): path for path in paths},
+                similarity=self.similarity,
+                device=self.device,
+                progress=False,
+            )
+
+    def encode_files(
+        self,
+        paths: PathLike | Sequence[PathLike],
+        notes: dict[str, list[str]] | None = None,
+    ) -> Tensor:
+        """Embeddings of files, each read once, equal lengths together.
+
+        Arguments
+        ---------
+        paths : sequence of str or Path
+            Files; one that is named twice is read once.
+        notes : dict, optional
+            Filled with what `read_recording` notes, by path.
+
+        Returns
+        -------
+        torch.Tensor
+            [len(paths), D] float32 on the CPU, in the order given.
+        """
+        paths = [paths] if isinstance(paths, (str, Path)) else paths
+        embeddings = self.embed(paths)
+        if notes is not None:
+            notes.update({name: list(n) for name, n in embeddings.notes.items()})
+        rows = embeddings.rows([str(path) for path in paths])
+        return torch.from_numpy(embeddings.matrix[rows])
 
     def threshold(self, wanted: str | float | None = None) -> float:
         """A threshold by name or value.
@@ -109,13 +301,13 @@ class SpeakerVerifier(SpeakerEmbedder):
         UserError
             When this model has none of that name.
         """
-        found = choose(self.thresholds, wanted)
-        if found is None:
+        value = choose(self.thresholds, wanted)
+        if value is None:
             raise UserError(
-                "this model has no calibrated threshold, so it cannot decide; give "
-                "threshold= a score found on trials of your own"
+                "this model has no calibrated threshold; give threshold= a score found "
+                "on trials of your own"
             )
-        return found
+        return value
 
     def llr(self, score: Any) -> Any:
         """Calibrated log-likelihood ratio (natural logarithm) of scores.
@@ -170,14 +362,6 @@ class SpeakerVerifier(SpeakerEmbedder):
         two = self.encode_batch(wavs2, wav2_lens)
         score = self.similarity(one, two)
         return score, score > limit
-
-    def _centre(self, embeddings: Tensor) -> Tensor:
-        """[N, D] of one speaker to [1, D], as enrolment does; one stays as it is."""
-        if len(embeddings) == 1:
-            return embeddings
-        people = EnrolledSet(self.fingerprint)
-        people.add("speaker", embeddings)
-        return people.centres()
 
     def verify_files(
         self,
@@ -236,9 +420,9 @@ class SpeakerVerifier(SpeakerEmbedder):
             0-dim.
         """
         known = [path_x] if isinstance(path_x, (str, Path)) else list(path_x)
-        found = self.encode_files([*known, path_y], notes).to(self.device)
-        centre = self._centre(found[:-1]).to(self.device)
-        return self.similarity(centre, found[-1:]).reshape(())
+        rows = self.encode_files([*known, path_y], notes).to(self.device)
+        centre = self.similarity.centre(rows[:-1])
+        return self.similarity(centre, rows[-1])
 
     def verify_list(self, pairs: Sequence[tuple[PathLike, PathLike]]) -> np.ndarray:
         """Scores of many pairs; every file is read and encoded once.
@@ -258,11 +442,11 @@ class SpeakerVerifier(SpeakerEmbedder):
             return np.zeros(0, np.float32)
         names = list(dict.fromkeys(name for pair in pairs for name in pair))
         row = {name: i for i, name in enumerate(names)}
-        found = self.encode_files(names)
+        embeddings = self.encode_files(names)
         scores = [
             self.similarity(
-                found[[row[one] for one, _ in part]].to(self.device),
-                found[[row[two] for _, two in part]].to(self.device),
+                embeddings[[row[one] for one, _ in part]].to(self.device),
+                embeddings[[row[two] for _, two in part]].to(self.device),
             ).cpu()
             for part in (pairs[i : i + 65536] for i in range(0, len(pairs), 65536))
         ]
@@ -281,7 +465,7 @@ class SpeakerVerifier(SpeakerEmbedder):
         EnrolledSet
             What is in it.
         """
-        self.enrolled = EnrolledSet.open(path, self.fingerprint)
+        self.enrolled = EnrolledSet.open(path, self.fingerprint, self.similarity)
         return self.enrolled
 
     def enroll(
@@ -298,7 +482,7 @@ class SpeakerVerifier(SpeakerEmbedder):
         name : str
             The speaker.
         files : str or Path, or several
-            Recordings of that speaker alone.
+            Recordings of that speaker alone; one that is named twice counts once.
         replace : bool
             Forget earlier recordings of this speaker. Default False.
         notes : dict, optional
@@ -309,14 +493,14 @@ class SpeakerVerifier(SpeakerEmbedder):
         int
             How many recordings the speaker now has.
         """
-        files = [files] if isinstance(files, (str, Path)) else list(files)
-        found = self.encode_files(files, notes)
+        files = [files] if isinstance(files, (str, Path)) else files
+        rows = self.encode_files(list(dict.fromkeys(map(str, files))), notes)
         path = self.enrolled.path
         if path is None:
-            return self.enrolled.add(name, found, replace)
+            return self.enrolled.add(name, rows, replace)
         with locked(path):
             self.use_enrolled(path)  # others may have added speakers meanwhile
-            count = self.enrolled.add(name, found, replace)
+            count = self.enrolled.add(name, rows, replace)
             self.enrolled.save()
         return count
 
@@ -371,8 +555,12 @@ class SpeakerVerifier(SpeakerEmbedder):
         limit = choose(self.thresholds, threshold)
         centres = self.enrolled.centres().to(self.device)
         query = embedding.reshape(1, -1).to(self.device).float()
-        compare: Any = self.similarity
-        scores = compare.matrix(query, centres)[0]
+        scores = self.similarity.matrix(query, centres)[0]
+        if not torch.isfinite(scores).all():
+            raise UserError(
+                "some scores are not finite: the enrolled speakers or the embedding "
+                "are damaged; enroll again"
+            )
         best = scores.topk(min(max(1, top), len(self.enrolled)))
         return [
             Match(self.enrolled.names[i], s, None if limit is None else s > limit)
@@ -380,13 +568,26 @@ class SpeakerVerifier(SpeakerEmbedder):
         ]
 
 
-def as_similarity(given: Any) -> nn.Module:
+def _similarity(given: Any) -> Similarity:
     """What compares embeddings, from the ``similarity`` of a model folder."""
-    if given is None or isinstance(given, nn.CosineSimilarity) or given == "cosine":
-        return CosineSimilarity()
-    if isinstance(given, nn.Module) and hasattr(given, "matrix"):
-        return given
+    known = given is None or isinstance(given, (str, nn.CosineSimilarity, Similarity))
+    if known or (isinstance(given, nn.Module) and hasattr(given, "matrix")):
+        return similarity_from(given)
     raise UserError(
         "the model's similarity must be a torch.nn.CosineSimilarity or one of "
         f"sb_margins.similarity, not {type(given).__name__}"
     )
+
+
+def _checked_run_opts(run_opts: Any) -> Any:
+    """SpeechBrain's run options, their device one that is there."""
+    if not isinstance(run_opts, Mapping):
+        return run_opts
+    device = run_opts.get("device")
+    try:
+        kind = torch.device(device or "cpu").type
+    except RuntimeError as error:
+        raise UserError(f"no such kind of device: {device}") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device {device} is wanted but there is no GPU here")
+    return dict(run_opts)

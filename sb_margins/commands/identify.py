@@ -1,0 +1,58 @@
+"""``sb-margins identify MODEL a.wav ...``: who is speaking?"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from sb_margins.commands.model import DEFAULT_SET, ModelSettings, print_notes
+from sb_margins.commands.options import parse
+from sb_margins.errors import UserError, printable
+
+
+@dataclass(kw_only=True)
+class IdentifySettings(ModelSettings):
+    """Which enrolled speaker is it?"""
+
+    files: Positional[list[str]]
+    """Recordings."""
+    set: str = DEFAULT_SET
+    """The file that enroll made."""
+    top: int = 3
+    """How many speakers to show."""
+    threshold: str | None = None
+    """eer (default), far1, far0.1 of the model, or a score."""
+    json: bool = False
+    """Print one line of JSON for each recording."""
+
+
+def main(argv: list[str]) -> int:
+    """Print the enrolled speakers most like each recording."""
+    settings = parse(IdentifySettings, argv, "identify")
+    if settings.top < 1:
+        raise UserError("--top must be 1 or more")
+    if not Path(settings.set).is_file():
+        raise UserError(
+            f"no enrolled speakers in {settings.set}; run sb-margins enroll first"
+        )
+    model = settings.load()
+    if not len(model.use_enrolled(settings.set)):
+        raise UserError(f"nobody is enrolled in {settings.set}")
+    notes: dict[str, list[str]] = {}
+    embeddings = model.encode_files(settings.files, notes)
+    print_notes(notes)
+    for path, embedding in zip(settings.files, embeddings, strict=True):
+        matches = model.identify_embedding(embedding, settings.top, settings.threshold)
+        best = matches[0]
+        if settings.json:
+            print(json.dumps({"file": path, "matches": [asdict(m) for m in matches]}))
+            continue
+        who = best.name if best.same is not False else "nobody enrolled"
+        print(printable(f"{path}: {who}"))
+        for match in matches:
+            mark = {True: "above the threshold", False: "below", None: ""}[match.same]
+            print(f"  {match.score:8.4f}  {match.name}  {mark}".rstrip())
+    return 0

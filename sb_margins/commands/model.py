@@ -1,0 +1,51 @@
+"""What the verbs that use a model share: its options, loading it, notes on files."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from tyro.conf import Positional
+
+from sb_margins.errors import printable
+
+if TYPE_CHECKING:
+    from sb_margins.inference.verifier import SpeakerVerifier
+
+DEFAULT_SET = "enrolled.npz"
+
+
+@dataclass(kw_only=True)
+class ModelSettings:
+    """The model of a verb, and how it runs."""
+
+    model: Positional[str]
+    """A model folder, or a name on the Hugging Face hub."""
+    device: str | None = None
+    """cpu, cuda, ...; default: a GPU if there is one."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of the network."""
+    trust: bool = False
+    """Run whatever the model's YAML names; only for models of people you trust."""
+
+    def load(self) -> SpeakerVerifier:
+        """The model."""
+        from sb_margins.inference.verifier import SpeakerVerifier
+
+        logging.getLogger("speechbrain").setLevel(logging.ERROR)
+        run_opts: dict[str, str] = {"precision": self.precision}
+        if self.device:
+            run_opts["device"] = self.device
+        return SpeakerVerifier.from_hparams(
+            self.model, trust=self.trust, run_opts=run_opts
+        )
+
+
+def print_notes(notes: Mapping[str, Sequence[str]]) -> None:
+    """Say on standard error what is poor about recordings."""
+    for path, lines in notes.items():
+        for line in lines:
+            print(printable(f"note: {path} {line}"), file=sys.stderr)

@@ -1,1 +1,0 @@
-"""The commands that use a model folder, one file each."""
