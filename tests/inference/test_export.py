@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 
-import numpy as np
 import pytest
 import torch
 import yaml
@@ -21,8 +20,6 @@ from sb_margins.cli import main as cli
 from sb_margins.errors import UserError
 from sb_margins.inference import (
     SpeakerVerifier,
-    calibrate_llr,
-    calibrate_thresholds,
     export_model,
     export_results,
     load_encoder_weights,
@@ -198,48 +195,6 @@ def test_exporting_again_replaces(tmp_path):
         "hyperparams.yaml",
     ]
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
-
-
-# Thresholds
-
-
-def test_thresholds_do_what_they_say():
-    rng = np.random.default_rng(0)
-    scores = np.concatenate([rng.normal(1, 1, 3000), rng.normal(-1, 1, 30000)])
-    labels = np.repeat([1, 0], [3000, 30000])
-    found = calibrate_thresholds(scores, labels, "made up")
-    assert abs(found["eer"].far - found["eer"].miss) < 0.002
-    assert 0.009 < found["far1"].far <= 0.01
-    assert 0.0009 < found["far0.1"].far <= 0.001
-    assert found["eer"].value < found["far1"].value < found["far0.1"].value
-    assert found["far1"].miss == pytest.approx(
-        (scores[:3000] <= found["far1"].value).mean()
-    )
-    assert found["eer"].data == "made up (3000 target, 30000 non-target)"
-
-
-def test_few_trials_are_told():
-    found = calibrate_thresholds([2, 1, 0, -1], [1, 1, 0, 0], "toy")
-    assert "too few non-target trials" in found["far1"].data
-    assert "too few" not in found["eer"].data
-
-
-@pytest.mark.parametrize(
-    "scores, labels",
-    [([1, 2], [1, 1]), ([1, 2], [0, 0]), ([1], [1, 0]), ([float("nan"), 1], [1, 0])],
-)
-def test_thresholds_need_sound_scores(scores, labels):
-    with pytest.raises(UserError):
-        calibrate_thresholds(scores, labels, "x")
-
-
-def test_llr_is_calibrated():
-    rng = np.random.default_rng(0)
-    scores = np.concatenate([rng.normal(1, 1, 20000), rng.normal(-1, 1, 20000)])
-    found = calibrate_llr(scores, np.repeat([1, 0], 20000), "made up")
-    # For unit Gaussians at +-1 the log-likelihood ratio of x is 2 x.
-    assert found["scale"] == pytest.approx(2, abs=0.1)
-    assert found["offset"] == pytest.approx(0, abs=0.1)
 
 
 # Results folders

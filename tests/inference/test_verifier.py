@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import json
+import shutil
 import time
 
 import numpy as np
@@ -13,10 +13,13 @@ import torch
 from model_folders import THRESHOLDS, encode, modules, settings, write_model
 from speechbrain.inference.speaker import SpeakerRecognition
 
+from sb_margins.cli import main as cli
+from sb_margins.data.trials import Trials
 from sb_margins.errors import UserError
 from sb_margins.inference import EnrolledSet, SpeakerVerifier
 from sb_margins.similarity import CosineSimilarity, PoincareSimilarity
 from sb_margins.verification import embed
+from sb_margins.verification.scoring import score_trials
 
 
 @pytest.fixture(scope="module")
@@ -243,6 +246,35 @@ def test_classify_names_training_speakers(tmp_path):
 # Enrolled speakers
 
 
+@pytest.mark.parametrize("kind", ["cosine", "ball"])
+def test_one_score_of_a_trial(kind, folder, ball_folder, files, tmp_path, capsys):
+    """Three enrolment utterances: `verify`, `verify-files`, `identify` and their
+    methods agree."""
+    where = folder if kind == "cosine" else ball_folder
+    known, probe = [files[1, i] for i in range(3)], files[2, 1]
+    model = SpeakerVerifier.from_hparams(where)
+    scores = [float(model.score_files(known, probe))]
+    model.use_enrolled(tmp_path / "people.npz")
+    model.enroll("bea", known[:1])
+    model.enroll("bea", known[1:])
+    scores.append(model.identify(probe)[0].score)
+
+    named = {path.stem: path for path in files.values()}
+    embeddings = embed.embed_files(model.encoder, named, similarity=model.similarity)
+    trials = Trials(["bea"], [probe.stem], models={"bea": [p.stem for p in known]})
+    scores.append(float(score_trials(embeddings, trials)[0]))
+
+    words = ["verify-files", str(where), *map(str, known), str(probe), "--json"]
+    assert cli(words) == 0
+    scores.append(json.loads(capsys.readouterr().out)["score"])
+    people = ["--set", str(tmp_path / "people.npz"), "--json"]
+    assert cli(["identify", str(where), str(probe), *people]) == 0
+    scores.append(json.loads(capsys.readouterr().out)["matches"][0]["score"])
+    assert max(scores) - min(scores) < 1e-5 * max(1, abs(scores[0]))
+    single = float(model.score_files(known[0], probe))
+    assert abs(single - scores[0]) > 1e-4  # the centre matters
+
+
 def test_enroll_and_identify(folder, model, files, tmp_path):
     model.use_enrolled(tmp_path / "people.npz")
     for speaker in range(4):
@@ -260,138 +292,13 @@ def test_enroll_and_identify(folder, model, files, tmp_path):
 
 def test_enrolling_again_replaces_or_adds(model, files):
     model.enrolled = EnrolledSet(model.fingerprint)
-    model.enroll("ann", [files[0, 0], files[0, 1]])
+    assert model.enroll("ann", [files[0, 0], files[0, 1], files[0, 0]]) == 2
     assert model.enroll("ann", [files[1, 0]], replace=True) == 1
-    want = model.encode_files([files[1, 0]])
+    want = torch.nn.functional.normalize(model.encode_files([files[1, 0]]))
     assert torch.allclose(model.enrolled.centres(), want, atol=1e-4)
     model.enrolled.remove("ann")
     with pytest.raises(UserError, match="nobody is enrolled"):
         model.identify(files[0, 0])
-
-
-def test_order_of_enrolment_does_not_matter():
-    rows = torch.randn(5, 8)
-    one, two = EnrolledSet("m"), EnrolledSet("m")
-    one.add("ann", rows)
-    for row in rows.flip(0):
-        two.add("ann", row[None])
-    assert torch.allclose(one.centres(), two.centres(), atol=1e-6)
-
-
-def test_centre_on_the_ball_stays_as_far_out():
-    rows = torch.nn.functional.normalize(torch.randn(6, 8)) * 0.5
-    people = EnrolledSet("m")
-    people.add("ann", rows)
-    assert people.centres().norm() == pytest.approx(0.5, abs=1e-5)
-
-
-def test_sets_are_safe(tmp_path, model, files):
-    path = tmp_path / "people.npz"
-    people = EnrolledSet.open(path, "one")
-    people.add("ann", torch.randn(1, 4))
-    people.save()
-    with pytest.raises(UserError, match="another model"):
-        EnrolledSet.open(path, "two")
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match="not a set of enrolled"):
-        EnrolledSet.open(path, "one")
-    np.savez(path, format=1, names=np.array(["x"], dtype=object))
-    with pytest.raises(UserError, match="not a set of enrolled"):
-        EnrolledSet.open(path, "one")
-    with pytest.raises(UserError, match="is a folder"):
-        EnrolledSet.open(tmp_path, "one")
-    assert not list(tmp_path.glob(".*[0-9]"))  # no half-written files left
-
-
-@pytest.fixture
-def kept(tmp_path):
-    """The arrays of a sound set, and its path."""
-    people = EnrolledSet.open(tmp_path / "people.npz", "m")
-    people.add("ann", torch.tensor([[3.0, 0.0], [0.0, 1.0]]))
-    people.add("bob", torch.tensor([[1.0, 1.0]]))
-    people.save()
-    with np.load(people.path) as arrays:
-        return people.path, dict(arrays)
-
-
-def test_damaged_sets_are_refused(kept):
-    path, arrays = kept
-    np.savez(path, **arrays)
-    assert EnrolledSet.open(path, "m").names == ["ann", "bob"]
-    for name, value in arrays.items():
-        if name in ("format", "model"):
-            continue
-        damages = [value[:-1], value[None], np.concatenate([value, value])]
-        if value.dtype.kind == "f":
-            damages += [np.full_like(value, np.nan), np.full_like(value, np.inf)]
-        if value.dtype.kind == "i":
-            damages += [np.full_like(value, -1)]
-        if name == "names":
-            damages += [np.array(["ann", "ann"])]
-        for damaged in damages:
-            np.savez(path, **{**arrays, name: damaged})
-            with pytest.raises(UserError, match="damaged"):
-                EnrolledSet.open(path, "m")
-
-
-def test_many_new_speakers_are_enrolled_as_one_by_one():
-    rows = torch.randn(5, 4, generator=torch.Generator().manual_seed(0)) * 7
-    names = [f"s{i}" for i in range(5)]
-    together, single = EnrolledSet("m"), EnrolledSet("m")
-    together.add_many(names[:2], rows[:2])
-    together.add_many(names[2:], rows[2:])
-    for name, row in zip(names, rows, strict=True):
-        single.add(name, row[None])
-    assert together.names == single.names
-    assert torch.allclose(together.centres(), single.centres(), atol=1e-6)
-    assert torch.allclose(together.centres(), rows, atol=1e-5)
-    together.add("s0", rows[1:2])
-    single.add("s0", rows[1:2])
-    assert torch.allclose(together.centres(), single.centres(), atol=1e-6)
-    for bad_names, bad_rows in (
-        (["s0"], rows[:1]),
-        (["x", "x"], rows[:2]),
-        (["x"], rows[:2]),
-        (["x"], torch.zeros(1, 4)),
-        (["x"], torch.full((1, 4), np.inf)),
-        (["x"], torch.ones(1, 5)),
-    ):
-        with pytest.raises(UserError):
-            together.add_many(bad_names, bad_rows)
-    assert len(together) == 5
-
-
-@pytest.mark.parametrize("name", ["", " ann", "a\nb"])
-def test_odd_names(name):
-    with pytest.raises(UserError, match="not a name"):
-        EnrolledSet("m").add(name, torch.ones(1, 2))
-
-
-@pytest.mark.parametrize(
-    "rows", [torch.zeros(1, 2), torch.full((1, 2), np.nan), torch.ones(0, 2)]
-)
-def test_odd_embeddings(rows):
-    with pytest.raises(UserError):
-        EnrolledSet("m").add("ann", rows)
-
-
-def test_two_processes_enroll_at_once(tmp_path):
-    """Nobody's update is lost."""
-    path = tmp_path / "people.npz"
-    script = (
-        "import sys, torch\n"
-        "from sb_margins.inference.enrolled import EnrolledSet, locked\n"
-        "for i in range(20):\n"
-        "    with locked(sys.argv[1]):\n"
-        "        people = EnrolledSet.open(sys.argv[1], 'm')\n"
-        "        people.add(f'{sys.argv[2]}{i}', torch.ones(1, 3))\n"
-        "        people.save()\n"
-    )
-    command = [sys.executable, "-c", script, str(path)]
-    running = [subprocess.Popen([*command, who]) for who in "ab"]
-    assert all(process.wait(60) == 0 for process in running)
-    assert len(EnrolledSet.open(path, "m")) == 40
 
 
 @pytest.mark.parametrize("similarity", ["cosine", "ball"])
@@ -422,3 +329,27 @@ def test_wrong_devices(folder):
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match="no GPU"):
             SpeakerVerifier.from_hparams(folder, run_opts={"device": "cuda"})
+
+
+def test_results_folder_for_a_model_folder(folder, tmp_path):
+    (tmp_path / "results" / "save" / "CKPT+1").mkdir(parents=True)
+    (tmp_path / "results" / "hyperparams.yaml").write_text("seed: !apply:os.getpid")
+    with pytest.raises(UserError, match="sb-margins export"):
+        SpeakerVerifier.from_hparams(tmp_path / "results")
+    shutil.copytree(folder, tmp_path / "results" / "model")
+    for trust in (False, True):
+        with pytest.raises(UserError, match="did you mean .*results/model"):
+            SpeakerVerifier.from_hparams(tmp_path / "results", trust=trust)
+
+
+def test_damaged_speakers_are_not_compared(model):
+    model.enrolled = EnrolledSet(model.fingerprint)
+    model.enrolled.add("ann", torch.ones(1, 24))
+    with pytest.raises(UserError, match="not finite"):
+        model.identify_embedding(torch.full((24,), np.nan))
+
+
+def test_device_by_name(folder):
+    assert SpeakerVerifier.from_hparams(folder, device="cpu").device == "cpu"
+    with pytest.raises(UserError, match="no such kind of device"):
+        SpeakerVerifier.from_hparams(folder, device="abacus")
