@@ -33,11 +33,11 @@ class CompareSettings:
     set: Annotated[
         UseAppendAction[list[str]], arg(metavar="LOSS.SETTING=VALUE,...")
     ] = field(default_factory=list)
-    """Values of a setting, each trained; the best on dev is marked. Repeatable."""
+    """Values of a setting, each trained; the best on dev is marked."""
     seeds: int = 3
     """Runs of each, counting up from the YAML's seed."""
-    baseline: str | None = None
-    """A loss or system; default: the first loss."""
+    baseline: str = ""
+    """A loss or system that the others are compared with; the first loss if empty."""
     output_folder: Annotated[Path, arg(aliases=["--output"])] = Path("results/compare")
     """Holds the cells, the prepared corpus and the report."""
     jobs: int = 1

@@ -24,7 +24,7 @@ class PlotLossSettings:
     set: Annotated[
         UseAppendAction[list[str]], arg(metavar="LOSS.SETTING=VALUE,...")
     ] = field(default_factory=list)
-    """Values of a setting; each makes a curve. Repeatable."""
+    """Values of a setting; each makes a curve."""
     nontargets: Words = field(default_factory=lambda: ["0.3", "0.1x10", "0x100"])
     """Cosines of the other classes, COSINE or COSINExCOUNT."""
     output: Path = Path("loss.png")

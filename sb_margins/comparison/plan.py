@@ -96,16 +96,20 @@ def make_plan(
     output: Path,
     *,
     sets: list[str] | None = None,
-    baseline: str | None = None,
+    baseline: str = "",
     flags: list[str] | None = None,
 ) -> Plan:
     """Check what is asked for and lay it out; seeds count up from the YAML's."""
     variants = parse_variants(losses, sets or [])
-    flags = flags or []
+    # As the training YAMLs spell their keys.
+    flags = [
+        re.sub(r"^--[\w-]+", lambda m: "--" + m[0][2:].replace("-", "_"), flag)
+        for flag in flags or []
+    ]
     if seeds < 1:
         raise UserError(f"--seeds {seeds}: train with at least one")
     for flag in flags:
-        name = flag.removeprefix("--").partition("=")[0].replace("-", "_")
+        name = flag.removeprefix("--").partition("=")[0]
         if flag.startswith("--") and name in SET_BY_COMPARISON:
             setting = name if name in TOP_LEVEL_KEYS else "SETTING"
             raise UserError(
@@ -113,8 +117,7 @@ def make_plan(
                 f"--set LOSS.{setting}=VALUE"
             )
     labels = [v.label for v in variants]
-    if baseline is None:
-        baseline = variants[0].loss
+    baseline = baseline or variants[0].loss
     if baseline not in {v.loss for v in variants} | set(labels):
         raise UserError(
             f"the baseline '{baseline}' is not compared. There are: {'; '.join(labels)}"
