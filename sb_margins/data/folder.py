@@ -22,6 +22,7 @@ from sb_margins.data.corpus import (
     short_hash,
     walk,
 )
+from sb_margins.data.manifest import COLUMNS
 from sb_margins.data.tables import Row, read_table
 from sb_margins.data.trials import read_trials
 from sb_margins.errors import UserError, listed
@@ -109,7 +110,7 @@ def annotated(
     """
     table = folder / "manifest.csv"
     rows = _rows(table, id=ID, spk_id=SPEAKER, wav=WAV)
-    about = _speaker_table(folder)
+    about_speaker = _speaker_table(folder)
     split_of, by_utterance = _split_table(folder)
     entries, without_split, ids = [], 0, set()
     for line, known, others in rows:
@@ -123,8 +124,8 @@ def annotated(
         if split_of and not split:
             without_split += 1
             continue
-        meta = {k: v for k, v in others.items() if k not in ("duration", "sample_rate")}
-        meta.update(about.get(speaker, {}))
+        about = {**others, **about_speaker.get(speaker, {})}
+        meta = {k: v for k, v in about.items() if k not in COLUMNS}
         wav = known["wav"].replace("\\", "/")
         entries.append(Entry(name, wav, speaker, split, meta))
     if not entries:

@@ -68,23 +68,29 @@ class Manifest(Sequence[Utterance]):
     def read(cls, path: str | Path, root: str | Path | None = None) -> Manifest:
         """Read a CSV with the columns ``ID,duration,wav,spk_id,sample_rate,...``.
 
-        ``root``: where the audio lies; default: the ``data_root`` in the
-        ``prepare.json`` beside the CSV, else the CSV's own folder.
+        Also ``utt_id,spk_id,path`` as in the corpus 'folder'; a duration and a rate
+        that the table does not have are 0. ``root``: where the audio lies; default:
+        the ``data_root`` in the ``prepare.json`` beside the CSV, else the CSV's folder.
         """
         path = Path(path)
         if not path.is_file():
             raise UserError(f"no manifest {path}. Make it with: sb-margins prepare")
+        table = read_table(
+            path,
+            ID=("ID", "utt_id", "id"),
+            wav=("wav", "path", "file"),
+            spk_id=("spk_id", "speaker"),
+            duration=("duration", ""),
+            sample_rate=("sample_rate", ""),
+        )
         utterances = []
-        for line, known, meta in read_table(path, **{c: (c,) for c in COLUMNS}):
+        for line, known, meta in table:
+            name, wav, speaker, duration, rate = known.values()
             try:
-                duration, rate = float(known["duration"]), int(known["sample_rate"])
+                numbers = float(duration or 0), speaker, int(rate or 0)
             except ValueError as error:
                 raise UserError(f"{path}, line {line}: {error}") from error
-            utterances.append(
-                Utterance(
-                    known["ID"], known["wav"], duration, known["spk_id"], rate, meta
-                )
-            )
+            utterances.append(Utterance(name, wav, *numbers, meta))
         manifest = cls(utterances, _root_of(path) if root is None else root)
         if len(manifest.by_id()) != len(manifest):
             raise UserError(f"{path} names an ID twice; every ID must be distinct")

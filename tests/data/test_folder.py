@@ -315,6 +315,16 @@ def test_annotated_contradictions(shared_like, tmp_path):
         quiet(shared_like, tmp_path / "data")
 
 
+def test_a_folder_with_our_column_names_as_well(shared_like, tmp_path):
+    """utt_id and path count; metadata never takes the name of a manifest's column."""
+    header, *rows = (shared_like / "manifest.csv").read_text().splitlines()
+    rows = [f"{row},i{n},w{n}" for n, row in enumerate(rows)]
+    (shared_like / "manifest.csv").write_text("\n".join([f"{header},ID,wav", *rows]))
+    one = quiet(shared_like, tmp_path / "data").manifest("train")[0]
+    assert (one.id, one.wav) == ("u0-0", "audio/0-0.flac")
+    assert one.meta == {"room": "r0", "gender": "m"}
+
+
 def test_no_dev_in_the_splits_holds_some_out(shared_like, tmp_path):
     table = (shared_like / "splits.csv").read_text()
     (shared_like / "splits.csv").write_text(table.replace(",dev", ",train"))
@@ -330,12 +340,20 @@ def test_real_speech(shared_data, tmp_path):
     assert len(trials_of(prepared, "test")) == 11120
 
 
+def test_manifest_of_a_folder_is_read_as_it_is(shared_like):
+    manifest = Manifest.read(shared_like / "manifest.csv")
+    assert len(manifest) == 33 and manifest.speakers[:2] == ["s0", "s1"]
+    assert manifest[4].id == "u1-1" and manifest[4].meta == {"room": "r1"}
+    assert manifest.path(manifest[4]).is_file()
+    assert (manifest[4].duration, manifest[4].sample_rate) == (99.0, 0)
+
+
 def test_manifest_refuses_bad_tables(tmp_path):
     path = tmp_path / "m.csv"
     with pytest.raises(UserError, match="no manifest"):
         Manifest.read(path)
     path.write_text("ID,wav\n")
-    with pytest.raises(UserError, match="no column duration"):
+    with pytest.raises(UserError, match="no column spk_id or speaker"):
         Manifest.read(path)
     head = "ID,duration,wav,spk_id,sample_rate\n"
     path.write_text(head + "a,x,a.wav,s,16000\n")

@@ -1,4 +1,4 @@
-"""Each recipe on a generated tree of its corpus: prepare, train two epochs, verify."""
+"""Each recipe on a generated tree of its corpus: prepare, train, verify."""
 
 import json
 import runpy
@@ -14,7 +14,7 @@ from sb_margins.training.config import read_config
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 SMALL = [
-    "--number_of_epochs=2",
+    "--number_of_epochs=1",
     "--attention_channels=8",
     "--channels=8",
     "--last_channels=24",
@@ -68,6 +68,13 @@ def train(recipe, corpus, out, *more):
     return run(recipe, "train.py", yaml, *places, *SMALL, *more)
 
 
+@pytest.fixture(scope="module")
+def model(tiny_corpus, tmp_path_factory):
+    out = tmp_path_factory.mktemp("results")
+    assert train("Folder", tiny_corpus, out) == 0
+    return out / "model"
+
+
 @pytest.mark.parametrize("recipe", TREES)
 def test_recipe(recipe, tmp_path, capsys):
     make, options, where, lists = TREES[recipe]
@@ -96,26 +103,23 @@ def test_recipe(recipe, tmp_path, capsys):
         assert name in str(metrics) and name in str(again)
 
 
-def test_sitw_is_for_evaluation(tiny_corpus, tmp_path, capsys):
-    out, data = tmp_path / "results", tmp_path / "data"
-    assert train("Folder", tiny_corpus, out) == 0
+def test_sitw_is_for_evaluation(model, tmp_path, capsys):
+    data = tmp_path / "data"
     corpus = corpus_trees.sitw(tmp_path / "sitw")
-    places = ["--data_folder", corpus, "--save_folder", data]
+    places = ["--data-folder", corpus, "--output-folder", data]
     assert run("SITW", "prepare.py", *places) == 0
     assert "nothing to train on" in capsys.readouterr().err
     flags = ["--output-folder", tmp_path / "v", "--bootstrap", 0, "--device", "cpu"]
-    assert run("SITW", "verify.py", out / "model", data, *flags) == 0
+    assert run("SITW", "verify.py", model, data, *flags) == 0
     assert (tmp_path / "v" / "metrics.json").is_file()
     assert "MODEL_FOLDER" in run("SITW", "verify.py")
 
 
-def test_cnceleb_enrolled_by_several_utterances(tiny_corpus, tmp_path, capsys):
+def test_cnceleb_enrolled_by_several_utterances(model, tmp_path):
     """The README's other protocol: the mean of the enrolment utterances."""
-    out = tmp_path / "results"
-    assert train("Folder", tiny_corpus, out) == 0
     corpus = corpus_trees.cnceleb(tmp_path / "cnceleb") / "CN-Celeb_flac"
     lists = corpus / "eval" / "lists"
-    words = ["verify", "--model", out / "model", "--data-root", corpus]
+    words = ["verify", "--model", model, "--data-root", corpus]
     words += ["--trials", f"Avg={lists / 'trials.lst'}"]
     words += ["--enrolment", f"Avg={lists / 'enroll.map'}", "--bootstrap", 0]
     words += ["--output-folder", tmp_path / "v", "--device", "cpu"]
