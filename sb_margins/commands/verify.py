@@ -311,7 +311,7 @@ def embed_lists(
     else:
         files, missing = locate(needed, settings.data_folder, manifests)
         where = " and ".join(filter(None, [settings.data_folder, *settings.manifest]))
-    for stale in ("missing.txt", "skipped.txt"):
+    for stale in ("missing.txt", "skipped.txt", "notes.txt"):
         (folder / stale).unlink(missing_ok=True)
     if missing:
         write_text(folder / "missing.txt", "".join(f"{name}\n" for name in missing))
@@ -329,6 +329,11 @@ def embed_lists(
         lines = [f"{name}\t{why}\n" for name, why in embeddings.skipped.items()]
         write_text(folder / "skipped.txt", "".join(lines))
         print(f"{len(skipped)} utterances cannot be used; see {folder / 'skipped.txt'}")
+    if embeddings.notes:
+        poor = sorted(embeddings.notes.items())
+        lines = [f"{name}\t{note}\n" for name, notes in poor for note in notes]
+        write_text(folder / "notes.txt", "".join(lines))
+        print(f"{len(poor)} recordings are poor; see {folder / 'notes.txt'}")
     if settings.save_embeddings:
         embeddings.save(folder / "embeddings.npz")
     return embeddings, speakers
@@ -462,6 +467,7 @@ def write_results(
         or hash_file(str(settings.embeddings))[:16],
         "settings": {k: v for k, v in asdict(settings).items() if k not in here},
         "skipped utterances": len(embeddings.skipped),
+        "poor recordings": len(embeddings.notes),
         "versions": versions(),
     }
     if calibration is not None:
