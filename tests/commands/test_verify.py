@@ -20,6 +20,7 @@ from sb_margins.data.trials import Trials, read_trials, write_trials
 from sb_margins.select import hparams_dir
 from sb_margins.similarity import PoincareSimilarity
 from sb_margins.verification.embeddings import Embeddings
+from sb_margins.verification.score_file import read_scores
 
 
 def main(argv):
@@ -129,6 +130,25 @@ def test_embeddings_and_model_give_the_same_scores(
     assert told["model hash"] == first["model hash"]
     name = "cosine" if similarity is None else "poincare"
     assert told["lists"]["O"]["similarity"] == name
+
+
+@pytest.mark.parametrize("similarity", [None, PoincareSimilarity(curvature=3.0)])
+def test_embed_and_verify_share_files_and_scores(
+    similarity, lists, tiny_corpus, tmp_path, monkeypatch
+):
+    """`embed | verify --embeddings` gives the scores of `verify --model`."""
+    model = write_model(tmp_path / "model", similarity=similarity)
+    argv = command(model, lists, tiny_corpus, tmp_path / "one", "--cache", "none")
+    assert main(argv) == 0
+    monkeypatch.chdir(tiny_corpus)
+    files = sorted(p.relative_to(tiny_corpus) for p in tiny_corpus.rglob("*.wav"))
+    out = str(tmp_path / "e.npz")
+    assert main(["embed", str(model), *map(str, files), "--out", out]) == 0
+    argv = ["verify", "--embeddings", out, "--trials", f"E={lists / 'all.txt'}"]
+    argv += ["--output-folder", str(tmp_path / "two"), "--bootstrap", "0"]
+    assert main(argv) == 0
+    one, two = (read_scores(tmp_path / k / "scores_E.txt")[1] for k in ("one", "two"))
+    np.testing.assert_allclose(two, one, atol=1e-5)
 
 
 def test_a_cohort_of_another_model_is_refused(tmp_path, capsys):
