@@ -110,45 +110,36 @@ def test_everything_is_written_and_two_runs_are_identical(
 
 
 @pytest.mark.parametrize("similarity", [None, PoincareSimilarity(curvature=3.0)])
-def test_embeddings_and_model_give_the_same_scores(
-    similarity, lists, tiny_corpus, tmp_path
-):
-    """The file of embeddings says how they are compared, by which model."""
-    model = write_model(tmp_path / "model", similarity=similarity)
-    argv = command(model, lists, tiny_corpus, tmp_path / "one", "--save-embeddings")
-    assert main(argv) == 0
-    argv = ["verify", "--embeddings", str(tmp_path / "one" / "embeddings.npz")]
-    argv += ["--trials", f"O={lists / 'few.txt'}", "--output-folder"]
-    assert main([*argv, str(tmp_path / "two"), "--bootstrap", "0"]) == 0
-    name = "scores_O.txt"
-    assert (tmp_path / "one" / name).read_bytes() == (
-        tmp_path / "two" / name
-    ).read_bytes()
-    told = json.loads((tmp_path / "two" / "metrics.json").read_text())
-    assert "interval" not in told["lists"]["O"]
-    first = json.loads((tmp_path / "one" / "metrics.json").read_text())
-    assert told["model hash"] == first["model hash"]
-    name = "cosine" if similarity is None else "poincare"
-    assert told["lists"]["O"]["similarity"] == name
-
-
-@pytest.mark.parametrize("similarity", [None, PoincareSimilarity(curvature=3.0)])
-def test_embed_and_verify_share_files_and_scores(
+def test_stored_embeddings_give_the_scores_of_the_model(
     similarity, lists, tiny_corpus, tmp_path, monkeypatch
 ):
-    """`embed | verify --embeddings` gives the scores of `verify --model`."""
+    """Of `embed` and of `--save-embeddings`: the file says how they are compared."""
     model = write_model(tmp_path / "model", similarity=similarity)
-    argv = command(model, lists, tiny_corpus, tmp_path / "one", "--cache", "none")
-    assert main(argv) == 0
+    out = {name: tmp_path / name for name in ("model_", "saved", "embed")}
+    argv = command(model, lists, tiny_corpus, out["model_"], "--cache", "none")
+    assert main([*argv, "--save-embeddings"]) == 0
     monkeypatch.chdir(tiny_corpus)
     files = sorted(p.relative_to(tiny_corpus) for p in tiny_corpus.rglob("*.wav"))
-    out = str(tmp_path / "e.npz")
-    assert main(["embed", str(model), *map(str, files), "--out", out]) == 0
-    argv = ["verify", "--embeddings", out, "--trials", f"E={lists / 'all.txt'}"]
-    argv += ["--output-folder", str(tmp_path / "two"), "--bootstrap", "0"]
+    kept = {"saved": out["model_"] / "embeddings.npz", "embed": tmp_path / "e.npz"}
+    argv = ["embed", str(model), *map(str, files), "--out", str(kept["embed"])]
     assert main(argv) == 0
-    one, two = (read_scores(tmp_path / k / "scores_E.txt")[1] for k in ("one", "two"))
-    np.testing.assert_allclose(two, one, atol=1e-5)
+    for name, path in kept.items():
+        argv = ["verify", "--embeddings", str(path), "--bootstrap", "0"]
+        argv += ["--trials", f"O={lists / 'few.txt'}", "--output-folder"]
+        assert main([*argv, str(out[name])]) == 0
+    scores, rows, hashes = {}, {}, set()
+    for name, folder in out.items():
+        content = json.loads((folder / "metrics.json").read_text())
+        rows[name] = content["lists"]["O"]
+        hashes.add(content["model hash"])
+        scores[name] = read_scores(folder / "scores_O.txt")[1]
+    np.testing.assert_array_equal(scores["saved"], scores["model_"])
+    np.testing.assert_allclose(scores["embed"], scores["model_"], atol=1e-5)
+    assert len(hashes) == 1
+    kind = "cosine" if similarity is None else "poincare"
+    assert {row["similarity"] for row in rows.values()} == {kind}
+    assert kind == "cosine" or (scores["model_"] <= 0).all()
+    assert "interval" in rows["model_"] and "interval" not in rows["saved"]
 
 
 def test_a_cohort_of_another_model_is_refused(tmp_path, capsys):
@@ -164,15 +155,6 @@ def test_a_cohort_of_another_model_is_refused(tmp_path, capsys):
     assert main([*argv, str(tmp_path / "two.npz"), *out]) == 2
     assert "is of another model" in capsys.readouterr().err
     assert main([*argv, str(tmp_path / "one.npz"), *out]) == 0
-
-
-def test_a_hyperbolic_model_scores_by_its_distance(lists, tiny_corpus, tmp_path):
-    model = write_model(tmp_path / "ham", similarity=PoincareSimilarity(curvature=3.0))
-    assert main(command(model, lists, tiny_corpus, tmp_path / "out")) == 0
-    told = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert told["lists"]["O"]["similarity"] == "poincare"
-    text = (tmp_path / "out" / "scores_O.txt").read_text().splitlines()
-    assert all(float(line.split()[-1]) <= 0 for line in text)
 
 
 def test_plda_backend(model, lists, tiny_corpus, tmp_path, capsys):
