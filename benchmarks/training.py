@@ -49,8 +49,9 @@ from sb_margins.schedules import LossSchedule
 from sb_margins.training.augment import build_augmenter
 from sb_margins.training.brain import SpeakerBrain
 from sb_margins.training.crops import CropDataset, CropSampler, collate
-from sb_margins.training.history import History
-from sb_margins.training.memory import keep_memory
+from sb_margins.training.log import History
+from sb_margins.training.process import keep_memory
+from sb_margins.training.settings import TrainingSettings
 from sb_margins.versions import versions
 
 HERE = Path(__file__).resolve().parent
@@ -181,9 +182,6 @@ def our_flow(manifest: Manifest, channels: int, classes: int) -> tuple[Any, Any]
     steps = FILES // BATCH
     hparams = {
         "head": head,
-        "seed": 1,
-        "number_of_epochs": 99,
-        "batch_size": BATCH,
         "wav_augment": build_augmenter(str(manifest.root)),
         "lr_annealing": WarmAndExpDecayLRSchedule(1e-3, steps, 99 * steps),
         "loss_schedules": [LossSchedule("margin", end=1)],
@@ -193,6 +191,7 @@ def our_flow(manifest: Manifest, channels: int, classes: int) -> tuple[Any, Any]
         adam(True),
         hparams,
         options(),
+        settings=TrainingSettings(seed=1, number_of_epochs=99, batch_size=BATCH),
         steps_per_epoch=steps,
         history=History(manifest.root / "history.csv"),
     )

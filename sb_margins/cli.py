@@ -14,10 +14,10 @@ from sb_margins import __version__
 from sb_margins.errors import UserError, nearest, printable
 
 COMMANDS = {
-    "demo": ("sb_margins.demo", "train, evaluate, export and verify, end to end"),
+    "demo": ("sb_margins.commands.demo", "train, evaluate, export, verify, end to end"),
     "losses": ("sb_margins.select", "the losses: equation, defaults, source"),
     "prepare": ("sb_margins.commands.prepare", "make manifests and trial lists"),
-    "train": ("sb_margins.training.command", "train a verifier from a YAML"),
+    "train": ("sb_margins.commands.train", "train a verifier from a YAML"),
     "compare": ("sb_margins.commands.compare", "losses side by side: one report"),
     "plot-loss": ("sb_margins.commands.plot_loss", "draw losses and gradients"),
     "verify": ("sb_margins.commands.verify", "score trial lists with a model"),

@@ -293,7 +293,7 @@ def test_from_modules():
 
 FAULTS = """
 import resource, sys, torch
-from sb_margins.training.memory import keep_memory
+from sb_margins.training.process import keep_memory
 if sys.argv[1] == "keep":
     sys.exit(3) if not keep_memory() else None
 torch.set_num_threads(1)

@@ -68,7 +68,7 @@ def main(argv: list[str]) -> int:
     from sb_margins.comparison.report import write_report
     from sb_margins.comparison.results import load
     from sb_margins.comparison.run import train_cells
-    from sb_margins.training.command import quiet
+    from sb_margins.training.process import quiet
     from sb_margins.training.run import prepare_corpus
 
     quiet()
@@ -91,7 +91,7 @@ def main(argv: list[str]) -> int:
     with locked(plan.output, busy) as lock:
         if not settings.report_only:
             config = shared_config(plan.yaml, plan.flags, plan.output)
-            prepared = prepare_corpus(config.plain)
+            prepared = prepare_corpus(config.settings)
             before = signal.signal(signal.SIGTERM, _interrupt)
             try:
                 data = data_hash(prepared)

@@ -11,8 +11,7 @@ from sb_margins.comparison.plan import Cell, Plan, configuration_hash, data_hash
 from sb_margins.data import Prepared
 from sb_margins.errors import UserError
 from sb_margins.files import hash_file, write_json
-from sb_margins.training.checks import check_same_run
-from sb_margins.training.run import settings_of
+from sb_margins.training.settings import check_same_run
 
 MARKER = "finished.json"
 RESULTS = ("history.csv", "metrics.json", "run.json")  # and scores_*.txt
@@ -52,7 +51,7 @@ def finished_marker(cell: Cell, plan: Plan, data: str) -> dict[str, Any] | None:
     _remove_torn(folder)
     config = plan.config(cell)
     if (folder / "run.json").is_file():
-        check_same_run(folder, settings_of(config.plain))
+        check_same_run(folder, config.recorded())
     if not path.is_file():
         return None
     again = f"Delete {folder} to train it again"

@@ -122,7 +122,7 @@ def make_plan(
         raise UserError(
             f"the baseline '{baseline}' is not compared. There are: {'; '.join(labels)}"
         )
-    first = shared_config(yaml, flags, output).plain.get("seed", 1986)
+    first = shared_config(yaml, flags, output).settings.seed
     numbers = [first + k for k in range(seeds)]
     return Plan(yaml, flags, variants, numbers, output, baseline)
 

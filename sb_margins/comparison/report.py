@@ -21,7 +21,7 @@ from sb_margins.plots.curves import plot_learning
 from sb_margins.plots.det import plot_det
 from sb_margins.plots.histogram import plot_histograms
 from sb_margins.plots.style import COLOURS
-from sb_margins.training.checks import FREE_TO_CHANGE
+from sb_margins.training.settings import FREE_TO_CHANGE
 from sb_margins.verification.metrics import Metric, standard_metrics, threshold_at
 
 METRICS = standard_metrics((0.01,))[:2]  # EER and minDCF(0.01)

@@ -16,7 +16,7 @@ from sb_margins.comparison.variants import Variant
 from sb_margins.data import Prepared
 from sb_margins.data.trials import Trials, read_trials
 from sb_margins.errors import UserError
-from sb_margins.training.history import History, Row
+from sb_margins.training.log import History, Row
 from sb_margins.verification.bootstrap import speakers_of
 from sb_margins.verification.score_file import read_scores
 

@@ -18,7 +18,7 @@ import torch
 from sb_margins.comparison.cells import finished_marker, mark_finished
 from sb_margins.comparison.plan import Cell, Plan
 from sb_margins.errors import UserError
-from sb_margins.training.history import History
+from sb_margins.training.log import History
 
 INTERRUPTED = 130  # the exit status of a run that saved and stopped
 POLL_SECONDS = 0.1

@@ -47,20 +47,8 @@ class MixedAugmenter(torch.nn.Module):
     SpeechBrain's ``Augmenter`` either treats the whole batch alike or multiplies it;
     one part per example costs nothing extra and keeps batches varied.
 
-    Arguments
-    ---------
-    parts : list of torch.nn.Module
-        SpeechBrain augmentations that keep the length of a waveform; those that
-        take ``lengths`` are given them.
-    probability : float
-        How likely an example is augmented at all.
-
-    Example
-    -------
-    >>> from speechbrain.augment.time_domain import DropFreq
-    >>> augment = MixedAugmenter([DropFreq()], probability=0.5)
-    >>> augment(torch.rand(4, 16000), torch.ones(4))[0].shape
-    torch.Size([4, 16000])
+    ``parts`` keep the length of a waveform; those that take ``lengths`` are given
+    them. ``probability`` is how likely an example is augmented at all.
     """
 
     def __init__(self, parts: list[torch.nn.Module], probability: float = 0.75):
@@ -71,26 +59,13 @@ class MixedAugmenter(torch.nn.Module):
         ]
         self.probability = probability
         # AddNoise and AddReverb make their loaders at first use, shaped by that use:
-        # have it now, or a resumed training would not repeat itself.
+        # use them now, or a resumed run would not repeat itself.
         for number, part in enumerate(parts):
             if getattr(part, "csv_file", None) is not None:
                 self._augment(number, torch.rand(8, 16000), torch.ones(8))
 
     def forward(self, wavs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Augment a batch.
-
-        Arguments
-        ---------
-        wavs : torch.Tensor
-            [B, T] waveforms.
-        lengths : torch.Tensor
-            [B] relative lengths.
-
-        Returns
-        -------
-        tuple of torch.Tensor
-            [B, T] waveforms and the same lengths.
-        """
+        """[B, T] waveforms and [B] relative lengths, augmented; lengths stay."""
         choice = torch.randint(len(self.parts), (len(wavs),))
         choice[torch.rand(len(wavs)) >= self.probability] = -1
         out = wavs.clone()
@@ -123,24 +98,9 @@ def build_augmenter(
 ) -> MixedAugmenter | None:
     """SpeechBrain's augmentations that were asked for, one for each example.
 
-    Arguments
-    ---------
-    save_folder : str
-        Where the lists of noises and impulse responses are written.
-    noise_folder, rir_folder : str, optional
-        Folders of noises (such as MUSAN) and of room impulse responses; each is
-        searched in depth for audio files. Nothing is ever downloaded.
-    snr_low, snr_high : float
-        Signal-to-noise ratios in dB, for noises and white noise.
-    white_noise, drop_freq, drop_chunk : bool
-        White noise, notches in the spectrum, silenced chunks.
-    probability : float
-        How many of the examples are augmented.
-
-    Returns
-    -------
-    MixedAugmenter or None
-        None when no part is chosen.
+    ``noise_folder`` (such as MUSAN) and ``rir_folder`` (room impulse responses) are
+    searched in depth for audio files; nothing is ever downloaded. Their lists are
+    written to ``save_folder``. Signal-to-noise ratios are in dB. None without a part.
 
     Example
     -------

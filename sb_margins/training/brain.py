@@ -1,8 +1,13 @@
-"""The Brain: SpeechBrain's training loop with a margin head and open-set validation."""
+"""The Brain: SpeechBrain's training loop with a margin head and open-set validation.
+
+In the order in which things happen: what is set up once, one batch, one epoch, a
+checkpoint. ``run.py`` prepares what it needs.
+"""
 
 from __future__ import annotations
 
 import logging
+import math
 import random
 import time
 from collections.abc import Callable
@@ -16,48 +21,57 @@ from speechbrain.utils.checkpoints import (
     mark_as_saver,
     register_checkpoint_hooks,
 )
-from speechbrain.utils.distributed import if_main_process
+from speechbrain.utils.distributed import ddp_all_reduce, if_main_process
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel as DDP
 from tqdm import tqdm
 
 from sb_margins.encoder import SpeakerEncoder, without_empty_padding
+from sb_margins.errors import UserError
 from sb_margins.schedules import current
-from sb_margins.training import geometry
 from sb_margins.training.crops import CropBatch
-from sb_margins.training.history import History
-from sb_margins.training.processes import ProcessBrain
-from sb_margins.training.tally import Tally
+from sb_margins.training.learning_rate import LearningRate
+from sb_margins.training.log import (
+    History,
+    Tally,
+    embedding_figures,
+    prototype_figures,
+)
+from sb_margins.training.process import Interrupted, StopRequest, world_size
+from sb_margins.training.settings import TrainingSettings
 
 Stats = dict[str, float]
+ASK_EVERY = 10  # updates after which the processes of a DDP run agree to save
+SCALER_TRIES = 30  # a gradient scaler finds its scale by trying
+logger = logging.getLogger(__name__)
 
 
 @register_checkpoint_hooks
-class SpeakerBrain(ProcessBrain):
+class SpeakerBrain(sb.Brain):
     """Trains ``modules.embedding_model`` and ``modules.head`` on crops of speech.
 
-    What differs from a stock recipe's Brain: the loss is evaluated by
-    ``sb_margins.Head``; loss settings follow schedules; the learning rate steps once
-    per update; every random draw of a step depends on (seed, epoch, step) alone;
-    Ctrl-C saves a checkpoint first; validation is verification of unseen speakers.
+    What differs from a stock recipe's Brain:
 
-    Arguments
-    ---------
-    *args, **kwargs
-        As ``speechbrain.Brain``. ``hparams`` must hold ``head``, ``lr_annealing``,
-        ``loss_schedules``, ``wav_augment``, ``seed`` and ``number_of_epochs``.
-    steps_per_epoch : int
-        Batches in one epoch.
-    history : History
-        Where each epoch's figures are kept.
-    validate : callable, optional
-        Takes a ``SpeakerEncoder``, returns figures such as
-        ``{"EER": 0.1, "minDCF(0.01)": 0.8}``; the best checkpoint is the one with
-        the lowest EER.
+    * the loss is evaluated by ``sb_margins.Head``, and its settings follow schedules;
+    * gradients accumulate in whole windows, of fixed or adaptive length: SpeechBrain
+      steps when ``step % factor == 0``, which loses the remainder of an epoch and tears
+      windows apart when the factor changes;
+    * an update whose gradient is not finite is skipped, and no batch waits for the
+      device: figures stay there (``Tally``), only an update looks at its gradient;
+    * every random draw of a step depends on (seed, epoch, step, rank) alone, and
+      checkpoints are saved between windows only, so that a resumed run is exact;
+    * Ctrl-C saves a checkpoint first;
+    * validation is the verification of speakers that were not trained on: ``validate``
+      takes a ``SpeakerEncoder`` and returns figures such as ``{"EER": 0.1}``.
+
+    ``hparams`` holds ``head`` and, when wanted, ``lr_annealing``, ``loss_schedules``,
+    ``wav_augment``, ``accumulation`` and ``train_loggers``.
     """
 
     def __init__(
         self,
         *args: Any,
+        settings: TrainingSettings,
         steps_per_epoch: int,
         history: History,
         validate: Callable[[SpeakerEncoder], Stats] | None = None,
@@ -65,38 +79,124 @@ class SpeakerBrain(ProcessBrain):
     ):
         super().__init__(*args, **kwargs)
         without_empty_padding(self.modules["embedding_model"])
+        self.settings = settings
         self.steps_per_epoch = steps_per_epoch
         self.history = history
         self.validate = validate
-        self.epoch = 0
-        self.bar: tqdm | None = None
+        built = vars(self.hparams).get
+        self.head: Any = built("head")  # itself, also when DDP wraps it in modules
+        self.augment = built("wav_augment")
+        self.accumulation: Any = built("accumulation")
+        self.loss_schedules = built("loss_schedules") or []
+        self.loggers = built("train_loggers") or []
+        self.learning_rate = LearningRate(built("lr_annealing"))
+        # Before --compile and DDP wrap them: whole utterances of all lengths would be
+        # compiled again and again, and DDP communicates in each forward.
+        self.plain_modules = dict(self.modules.items())
+        self.rank = torch.distributed.get_rank() if self.distributed_launch else 0
+        self.stop = StopRequest()
         self.tally = Tally()
-        self._bars = False
-        self._seen = 0
+        self.bar: tqdm | None = None
+        self.epoch = 0
+        self.window = 1  # batches in the present window of accumulation,
+        self.micro = 0  # those done,
+        self.window_samples = 0  # their samples, and how many of these had no loss
+        self.window_zero: Tensor | float = 0.0
+        self._windows_done = 0
         self._train_stats: Stats = {}
+        self._seen = 0
         self._epoch_start = time.monotonic()
-
-    # -- pieces ---------------------------------------------------------------
-
-    @property
-    def head(self) -> Any:
-        """The head itself, also when DDP wraps it."""
-        return self.hparams.head
 
     @property
     def encoder(self) -> SpeakerEncoder:
-        """Speech to embeddings with the weights of this moment."""
-        names = ("compute_features", "mean_var_norm", "embedding_model")
-        return SpeakerEncoder(*(self.plain_modules[name] for name in names))
+        """Speech to embeddings with the current weights."""
+        return SpeakerEncoder.from_modules(self.plain_modules)
+
+    # -- set up once ----------------------------------------------------------
+
+    def fit(self, epoch_counter: Any, train_set: Any, **kwargs: Any) -> None:
+        """As SpeechBrain's; the first Ctrl-C saves and stops, the second kills."""
+        try:
+            with self.stop:
+                super().fit(epoch_counter, train_set, progressbar=False, **kwargs)
+        finally:
+            self._close_bar()
+
+    def _compile(self) -> None:
+        if not self.compile or self.compile_module_keys is not None:
+            return super()._compile()
+        # The head brings its own kernels, and the features are cheap.
+        self.modules["embedding_model"] = torch.compile(
+            self.modules["embedding_model"],
+            mode=self.compile_mode,
+            fullgraph=self.compile_using_fullgraph,
+            dynamic=self.compile_using_dynamic_shape_tracing,
+        )
+
+    def _wrap_distributed(self) -> None:
+        if not self.distributed_launch or torch.device(self.device).type != "cpu":
+            return super()._wrap_distributed()
+        # SpeechBrain synchronises batch norms, which torch can on a GPU only.
+        for name, module in self.modules.items():
+            if any(p.requires_grad for p in module.parameters()):
+                unused = self.find_unused_parameters
+                self.modules[name] = DDP(module, find_unused_parameters=unused)
+
+    def init_optimizers(self) -> None:
+        """The optimizer, and the scheduler of its rate."""
+        super().init_optimizers()
+        self.learning_rate.attach(self.optimizer)
+        state = self.learning_rate.recoverable
+        if self.checkpointer is not None and state is not None:
+            self.checkpointer.add_recoverable("lr_annealing", state)
+
+    # -- one batch ------------------------------------------------------------
+
+    def fit_batch(self, batch: CropBatch) -> Tensor:
+        """Forward, backward, and at the end of a window an update."""
+        if self.micro == 0:
+            self.window = self._window_length()
+        last = self.step >= self.steps_per_epoch
+        should_step = last or self.micro + 1 >= self.window
+        self.on_fit_batch_start(batch, should_step)
+        with self.no_sync(not should_step):
+            with self.training_ctx:
+                outputs = self.compute_forward(batch, sb.Stage.TRAIN)
+                loss = self.compute_objectives(outputs, batch, sb.Stage.TRAIN)
+            self.scaler.scale(loss / self.window).backward()
+        self.micro += 1
+        if should_step:
+            if self.micro < self.window:  # cut short: the mean is over fewer batches
+                for parameter in self.modules.parameters():
+                    if parameter.grad is not None:
+                        parameter.grad.mul_(self.window / self.micro)
+            self.optimizers_step()
+            self._end_window()
+        self.on_fit_batch_end(batch, outputs, loss, should_step)
+        return loss.detach()
+
+    def _window_length(self) -> int:
+        if self._adaptive():
+            return self.accumulation.window
+        return self.grad_accumulation_factor
+
+    def _adaptive(self) -> bool:
+        return self.accumulation is not None and self.accumulation.maximum > 1
+
+    def on_fit_batch_start(self, batch: CropBatch, should_step: bool) -> None:
+        """Seed this step, and put the loss and the learning rate on their curves."""
+        seed = hash((self.settings.seed, self.epoch, self.step, self.rank))
+        torch.manual_seed(seed % 2**63)
+        random.seed(seed)
+        self.apply_schedules()
+        done = (self.epoch - 1) * self.steps_per_epoch + self.step
+        self.learning_rate.before_batch(done)
 
     def apply_schedules(self) -> None:
         """Put the settings of the loss on their curves."""
-        done = (self.epoch - 1) * self.steps_per_epoch + self.step - 1
-        done = max(0, done)
-        for schedule in getattr(self.hparams, "loss_schedules", None) or []:
+        done = max(0, (self.epoch - 1) * self.steps_per_epoch + self.step - 1)
+        for schedule in self.loss_schedules:
             schedule(self.head.loss, done / self.steps_per_epoch, done)
-
-    # -- one step -------------------------------------------------------------
 
     def compute_forward(
         self, batch: CropBatch, stage: sb.Stage
@@ -105,15 +205,14 @@ class SpeakerBrain(ProcessBrain):
         batch = batch.to(self.device)
         wavs, labels = batch.wavs, batch.labels
         lengths = torch.ones(len(wavs), device=wavs.device)
-        augment = getattr(self.hparams, "wav_augment", None)
-        if stage == sb.Stage.TRAIN and augment is not None:
+        if stage == sb.Stage.TRAIN and self.augment is not None:
             with torch.autocast(self.device_type, enabled=False):  # sound stays float32
-                wavs, lengths = augment(wavs, lengths)
-            if hasattr(augment, "replicate_labels"):  # SpeechBrain's own adds copies
-                labels = augment.replicate_labels(labels)
+                wavs, lengths = self.augment(wavs, lengths)
+            if hasattr(self.augment, "replicate_labels"):  # SpeechBrain's adds copies
+                labels = self.augment.replicate_labels(labels)
         feats = self.modules.compute_features(wavs)
         feats = self.modules.mean_var_norm(feats, lengths)
-        frozen = self.optimizer_step < (getattr(self.hparams, "freeze_steps", 0) or 0)
+        frozen = self.optimizer_step < self.settings.freeze_steps
         self.modules.embedding_model.train(stage == sb.Stage.TRAIN and not frozen)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
             embeddings = self.modules.embedding_model(feats)
@@ -122,7 +221,7 @@ class SpeakerBrain(ProcessBrain):
     def compute_objectives(
         self, predictions: tuple[Tensor, Tensor], batch: CropBatch, stage: sb.Stage
     ) -> Tensor:
-        """The head's loss; counts accuracy and the head's diagnostics on the way."""
+        """The head's loss; its figures go into the epoch's means."""
         embeddings, labels = predictions
         loss = self.modules.head(embeddings, labels)
         zero = [v for k, v in self.head.stats.items() if k.endswith("zero_loss")]
@@ -134,26 +233,59 @@ class SpeakerBrain(ProcessBrain):
             "loss": loss,
             "accuracy": self.head.correct.float().mean(),
             **self.head.stats,
-            **geometry.of_embeddings(self.head, embeddings),
+            **embedding_figures(self.head, embeddings),
         }
         self.tally.add(len(labels), figures)
         return loss
 
-    def on_fit_batch_start(self, batch: CropBatch, should_step: bool) -> None:
-        """Seed this step, and put the loss and the learning rate on their curves."""
-        seed = hash((self.hparams.seed, self.epoch, self.step, self.rank))
-        torch.manual_seed(seed % 2**63)
-        random.seed(seed)
-        self.apply_schedules()
-        # Counted in batches, so that its length in epochs holds for any accumulation;
-        # only the rate at the update matters.
-        self.hparams.lr_annealing(self.optimizer)
+    def optimizers_step(self) -> None:
+        """Clip, and step unless the gradient is not finite."""
+        self.scaler.unscale_(self.optimizer)
+        limit = self.max_grad_norm if self.max_grad_norm > 0 else math.inf
+        norm = torch.nn.utils.clip_grad_norm_(self.modules.parameters(), limit)
+        finite = bool(torch.isfinite(norm))
+        if finite or self.scaler.is_enabled():  # the scaler skips such steps itself
+            self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if finite:
+            self.optimizer_step += 1
+            self.nonfinite_count = 0
+        else:
+            self._count_skipped()
+
+    def _count_skipped(self) -> None:
+        self.nonfinite_count += 1
+        patience = self.nonfinite_patience
+        if self.scaler.is_enabled():
+            patience += SCALER_TRIES
+        else:
+            logger.warning(
+                "step %d: the gradient is not finite; this update is skipped", self.step
+            )
+        if self.nonfinite_count > patience:
+            raise UserError(
+                f"{self.nonfinite_count} updates in a row were not finite, so training "
+                "stops; the last checkpoint is good. Lower lr, or use --precision fp32"
+            )
+
+    def _end_window(self) -> None:
+        """Let adaptive accumulation choose the next window, alike on all ranks."""
+        if self._adaptive():
+            sums = torch.tensor(
+                [float(self.window_samples), float(self.window_zero)],
+                device=self.device,
+            )
+            sums = ddp_all_reduce(sums, torch.distributed.ReduceOp.SUM)
+            self.accumulation.after_window(*sums.tolist())
+        self.window_samples, self.window_zero, self.micro = 0, 0.0, 0
 
     def on_fit_batch_end(
         self, batch: CropBatch, outputs: Any, loss: Tensor, should_step: bool
     ) -> None:
-        """Move the progress bar."""
-        if self.bar is None:
+        """Step the schedulers that count batches done; move the progress bar."""
+        self.learning_rate.after_batch()
+        if self.bar is None or self.bar.disable:
             return
         self.bar.update(len(batch.ids))
         if self.bar.n >= self.bar.total or self.step % 10 == 0:
@@ -164,10 +296,127 @@ class SpeakerBrain(ProcessBrain):
                 shown["margin"] = f"{margin:.2f}"
             self.bar.set_postfix(shown, refresh=False)
 
-    # -- checkpoints ----------------------------------------------------------
+    def update_average(self, loss: Tensor, avg_loss: float) -> float:
+        """SpeechBrain's running mean waits for every loss; the tally does not."""
+        return avg_loss
 
-    def before_saving(self) -> None:
-        """NaN that a GPU found in an earlier batch must not get into a checkpoint."""
+    # -- one epoch ------------------------------------------------------------
+
+    def on_stage_start(self, stage: sb.Stage, epoch: int | None = None) -> None:
+        """Begin the epoch's means and its progress bar."""
+        if stage != sb.Stage.TRAIN:
+            return
+        self.epoch = epoch or 0
+        self._epoch_start = time.monotonic()
+        self._seen = 0
+        if self.step == 0:  # else an epoch is continued
+            self.tally = Tally()
+        if not self.noprogressbar and if_main_process():
+            size = self.settings.batch_size
+            self.bar = tqdm(
+                total=self.steps_per_epoch * size,
+                initial=self.step * size,
+                desc=f"epoch {self.epoch}/{self.settings.number_of_epochs}",
+                unit="utt",
+                leave=False,
+                dynamic_ncols=True,
+                disable=None,  # a log file gets the epoch's line only
+            )
+
+    def on_stage_end(
+        self, stage: sb.Stage, stage_loss: float, epoch: int | None = None
+    ) -> None:
+        """Keep the training figures of the epoch."""
+        self._close_bar()
+        if stage == sb.Stage.TRAIN:
+            seconds = time.monotonic() - self._epoch_start
+            self._train_stats = {
+                **self.tally.means(everywhere=True),
+                **prototype_figures(self.head),
+                "utt/s": world_size() * self._seen / seconds,
+            }
+
+    def _fit_valid(self, valid_set: Any, epoch: int, enable: bool) -> None:
+        # SpeechBrain validates on batches with class labels; held-out speakers have
+        # none, so this stage is a verification of whole utterances instead.
+        self.on_stage_start(sb.Stage.VALID, epoch)
+        stats = self.validation_stats()
+        error = stats.get("EER", self._train_stats.get("loss", 0.0))
+        self.on_stage_end(sb.Stage.VALID, error, epoch)
+        self.record(epoch, self._train_stats, stats)
+        self.learning_rate.after_epoch(epoch, error)
+        if self.checkpointer is not None:
+            self.flush_checks()
+            self.checkpointer.save_and_keep_only(
+                meta={**stats, "epoch": epoch},
+                num_to_keep=self.settings.average_checkpoints,
+                verbosity=logging.DEBUG,
+                **({"min_keys": ["EER"]} if "EER" in stats else {}),
+            )
+
+    @torch.no_grad()
+    def validation_stats(self) -> Stats:
+        """Verification figures of the held-out speakers with the current weights."""
+        if self.validate is None:
+            return {}
+        self.modules.eval()
+        if self.distributed_launch:  # the batch statistics of the first process
+            for buffer in self.plain_modules["embedding_model"].buffers():
+                torch.distributed.broadcast(buffer, 0)
+        with self.evaluation_ctx:
+            stats = self.validate(self.encoder.eval())
+        return {name: v for name, v in stats.items() if math.isfinite(v)}
+
+    def record(self, epoch: int, train: Stats, valid: Stats) -> None:
+        """One epoch's line in the history, in the train log and on the screen."""
+        loss_settings: Stats = {}
+        for name in ("margin", "scale", "delta"):
+            value = current(self.head.loss, name)
+            if value is not None:
+                loss_settings[name] = value
+        if train:
+            loss_settings["lr"] = self.optimizer.param_groups[0]["lr"]
+        seconds = time.monotonic() - self._epoch_start
+        if if_main_process():
+            row = {"epoch": epoch, "seconds": seconds, **loss_settings, **train}
+            row.update(valid)
+            self.history.add(row)
+            tqdm.write(self.history.line(row, self.settings.number_of_epochs))
+        # SpeechBrain's loggers write on the main process, but all must call them.
+        for log in self.loggers:
+            meta = {"epoch": epoch, **loss_settings}
+            log.log_stats(meta, train_stats=train, valid_stats=valid)
+
+    def _close_bar(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+    # -- a checkpoint ---------------------------------------------------------
+
+    def _should_save_intra_epoch_ckpt(self, last: float, steps: int) -> bool:
+        # Gradients are no part of a checkpoint: save between windows only.
+        if self.micro or self.checkpointer is None:
+            return False
+        self._windows_done += 1
+        minutes, every = self.ckpt_interval_minutes, self.ckpt_interval_steps
+        due = 0 < minutes < (time.time() - last) / 60 or 0 < every <= steps
+        stop = self.stop.asked
+        if self.distributed_launch:  # all must do the same, and asking costs time
+            if self._windows_done % ASK_EVERY:
+                return False
+            wishes = torch.tensor([due and self.rank == 0, stop], device=self.device)
+            wishes = ddp_all_reduce(wishes.int(), torch.distributed.ReduceOp.MAX)
+            due, stop = wishes.bool().tolist()
+        if due or stop:
+            self.flush_checks()
+        if stop:
+            self._save_intra_epoch_ckpt()
+            raise Interrupted
+        return due
+
+    def flush_checks(self) -> None:
+        """Raise when a GPU found NaN in an earlier batch: it must not be saved."""
         for part in (self.head, *self.head._parts):
             part.check.flush()
 
@@ -181,99 +430,5 @@ class SpeakerBrain(ProcessBrain):
     def _recover(self, path: str, end_of_epoch: bool) -> None:
         super()._recover(path, end_of_epoch)
         with open(path, encoding="utf-8") as file:
-            self.tally.load(yaml.safe_load(file).get("tally") or {})
-
-    # -- stages ---------------------------------------------------------------
-
-    def fit(self, epoch_counter: Any, train_set: Any, **kwargs: Any) -> None:
-        """As ``ProcessBrain.fit``, with a progress bar of our own."""
-        self._bars = not self.noprogressbar and if_main_process()
-        try:
-            super().fit(epoch_counter, train_set, progressbar=False, **kwargs)
-        finally:
-            self._close_bar()
-
-    def on_stage_start(self, stage: sb.Stage, epoch: int | None = None) -> None:
-        """Open the progress bar."""
-        if stage != sb.Stage.TRAIN:
-            return
-        self.epoch = epoch or 0
-        self._epoch_start = time.monotonic()
-        self._seen = 0
-        if self.step == 0:  # else an epoch is continued
-            self.tally.reset()
-        if self._bars:
-            size = self.hparams.batch_size
-            self.bar = tqdm(
-                total=self.steps_per_epoch * size,
-                initial=self.step * size,
-                desc=f"epoch {self.epoch}/{self.hparams.number_of_epochs}",
-                unit="utt",
-                leave=False,
-                dynamic_ncols=True,
-                disable=None,  # a log file gets the epoch's line only
-            )
-
-    def _close_bar(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
-            self.bar = None
-
-    def on_stage_end(
-        self, stage: sb.Stage, stage_loss: float, epoch: int | None = None
-    ) -> None:
-        """Keep the training figures; after validation, log and save a checkpoint."""
-        self._close_bar()
-        if stage == sb.Stage.TRAIN:
-            world = torch.distributed.get_world_size() if self.distributed_launch else 1
-            seconds = time.monotonic() - self._epoch_start
-            self._train_stats = {
-                **self.tally.means(everywhere=True),
-                **geometry.of_prototypes(self.head),
-                "utt/s": world * self._seen / seconds,
-            }
-
-    @torch.no_grad()
-    def validation_stats(self) -> Stats:
-        """Verification figures of the held-out speakers with the weights of now."""
-        if self.validate is None:
-            return {}
-        self.modules.eval()
-        self.share_buffers()
-        with self.evaluation_ctx:
-            return self.validate(self.encoder.eval())
-
-    def _fit_valid(self, valid_set: Any, epoch: int, enable: bool) -> None:
-        # SpeechBrain validates on batches with class labels; held-out speakers have
-        # none, so this stage is a verification of whole utterances instead.
-        self.on_stage_start(sb.Stage.VALID, epoch)
-        stats = self.validation_stats()
-        self.on_stage_end(sb.Stage.VALID, stats.get("EER", 0.0), epoch)
-        self.record(epoch, self._train_stats, stats)
-        if self.checkpointer is not None:
-            meta = {**stats, "epoch": epoch}
-            keep = {"min_keys": ["EER"]} if "EER" in stats else {}
-            average = getattr(self.hparams, "average_checkpoints", None) or 1
-            self.checkpointer.save_and_keep_only(
-                meta=meta, num_to_keep=average, verbosity=logging.DEBUG, **keep
-            )
-
-    def record(self, epoch: int, train: Stats, valid: Stats) -> None:
-        """One epoch's line in the history, in the train log and on the screen."""
-        settings: Stats = {}
-        for name in ("margin", "scale", "delta"):
-            value = current(self.head.loss, name)
-            if value is not None:
-                settings[name] = value
-        if train:
-            settings["lr"] = self.optimizer.param_groups[0]["lr"]
-        seconds = time.monotonic() - self._epoch_start
-        if if_main_process():
-            row = {"epoch": epoch, "seconds": seconds, **settings, **train, **valid}
-            self.history.add(row)
-            tqdm.write(self.history.line(row, self.hparams.number_of_epochs))
-        # SpeechBrain's loggers write on the main process, but all must call them.
-        for log in getattr(self.hparams, "train_loggers", None) or []:
-            log.log_stats(
-                {"epoch": epoch, **settings}, train_stats=train, valid_stats=valid
-            )
+            state = yaml.safe_load(file).get("tally") or {}
+        self.tally.load(state, self.device)

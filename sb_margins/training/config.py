@@ -1,15 +1,16 @@
-"""A training YAML and its command line: read, checked, resolved.
+"""A training YAML and its command line, put together and checked.
 
-HyperPyYAML accepts any key, and SpeechBrain's argument parser swallows
-abbreviations; both turn a misspelling into hours of the wrong training. Here every
-key must be one that something uses.
+HyperPyYAML accepts any key, and SpeechBrain's argument parser swallows abbreviations;
+both turn a misspelling into hours of the wrong training. Here every key must be one
+that something uses.
 """
 
 from __future__ import annotations
 
 import io
 import re
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,140 +18,55 @@ import ruamel.yaml
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 from speechbrain.utils.run_opts import RunOptions
 
+from sb_margins.encoder import ENCODER_MODULES
 from sb_margins.errors import UserError, nearest
+from sb_margins.select import hparams_dir
+from sb_margins.training.settings import TrainingSettings
 
-# Keys that our code reads by name, besides those that the YAML itself refers to.
-READ_BY_US = {
+# What the YAML builds, besides the settings.
+REQUIRED = (*ENCODER_MODULES, "head", "opt_class")
+OPTIONAL = (
     "accumulation",
-    "average_checkpoints",
-    "batch_size",
-    "checkpointer",
-    "compute_features",
-    "corpus",
-    "corpus_options",
-    "corpus_seed",
-    "crops_per_utterance",
-    "data_folder",
-    "embedding_model",
     "epoch_counter",
-    "freeze_steps",
-    "head",
-    "init_from",
     "loss_schedules",
     "lr_annealing",
-    "mean_var_norm",
     "modules",
-    "num_workers",
-    "number_of_epochs",
-    "opt_class",
-    "out_n_neurons",
-    "output_folder",
-    "preload",
-    "sample_rate",
-    "save_folder",
-    "seed",
-    "sentence_len",
-    "skip_bad",
-    "speeds",
-    "steps_per_epoch",
     "train_loggers",
     "wav_augment",
-}
-REQUIRED = (
-    "compute_features",
-    "embedding_model",
-    "head",
-    "lr_annealing",
-    "mean_var_norm",
-    "modules",
-    "opt_class",
 )
-
-
-def run_option_names() -> set[str]:
-    """SpeechBrain's own options (``--device``, ``--precision``, ...).
-
-    Example
-    -------
-    >>> "precision" in run_option_names()
-    True
-    """
-    return set(RunOptions().as_dict())
-
-
-def _tree(text: str, path: Path) -> dict[str, Any]:
-    """The YAML's nodes, without building any object."""
-    try:
-        tree = ruamel.yaml.YAML(typ="rt").load(text)
-    except ruamel.yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(tree, dict):
-        raise UserError(f"{path} should be a mapping of keys to values")
-    return tree
-
-
-def _top_level(text: str, path: Path) -> dict[str, Any]:
-    """Keys and untagged values (None in place of tagged ones)."""
-    values: dict[str, Any] = {}
-    for key, value in _tree(text, path).items():
-        tag = getattr(getattr(value, "tag", None), "value", None)
-        values[str(key)] = None if tag and tag.startswith("!") else _plain(value)
-    return values
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_plain(v) for v in value]
-    for kind in (bool, int, float, str):
-        if isinstance(value, kind):
-            return kind(value)
-    return value
+# Settings that only an object of the YAML can put to use, by referring to them.
+FOR_OBJECTS = {"margin", "scale", "delta", "curvature", "loss_options"}
+FOR_OBJECTS |= {"margin_end_epoch"}
+KNOWN = {field.name for field in fields(TrainingSettings)}.union(REQUIRED, OPTIONAL)
 
 
 @dataclass
 class TrainingConfig:
-    """One training, as told by a YAML file and flags.
+    """One run: a YAML with its base and encoder put in, and what the flags change.
 
-    Arguments
-    ---------
-    path : Path
-        The YAML file that builds things.
-    overrides : dict
-        What flags, and files based on that one, changed.
-    run_opts : RunOptions
-        SpeechBrain's run options.
-    plain : dict
-        Top-level values that are plain (numbers, strings, lists, mappings).
+    ``path`` is the YAML that was named, ``text`` all of it as one YAML, ``plain`` the
+    values of its top-level keys that are no objects, ``settings`` those that our code
+    reads, ``run_opts`` SpeechBrain's run options.
     """
 
     path: Path
+    text: str
     overrides: dict[str, Any]
     run_opts: Any
-    plain: dict[str, Any] = field(default_factory=dict)
+    plain: dict[str, Any]
+    settings: TrainingSettings
 
     def build(self, **derived: Any) -> dict[str, Any]:
-        """Build every object of the YAML.
+        """Every key of the YAML, objects built.
 
-        Arguments
-        ---------
-        **derived
-            Keys whose values are only known now (class count, steps per epoch).
-
-        Returns
-        -------
-        dict
-            All keys of the YAML, objects built.
-
-        Raises
-        ------
-        UserError
-            When a class is missing or an argument is wrong, saying where.
+        ``derived`` are keys whose values are only known now (class count, steps).
         """
         try:
-            with open(self.path, encoding="utf-8") as stream:
-                return load_hyperpyyaml(stream, {**self.overrides, **derived})
+            built = load_hyperpyyaml(
+                _stream(self.text, self.path),
+                {**self.overrides, **derived},
+                overrides_must_match=False,
+            )
         except UserError:
             raise
         except (TypeError, ValueError, KeyError, ImportError) as error:
@@ -159,37 +75,140 @@ class TrainingConfig:
             if isinstance(error, ImportError):
                 hint = " (is the name right, and its package installed?)"
             raise UserError(f"{self.path}: {text}{hint}") from error
+        names = (*ENCODER_MODULES, "head")
+        built.setdefault("modules", {name: built[name] for name in names})
+        return built
 
     def resolve(self, **derived: Any) -> str:
-        """The YAML's text with references replaced by values.
+        """All of it as one YAML, references replaced by values."""
+        return _resolve(self.text, self.path, {**self.overrides, **derived})
 
-        Arguments
-        ---------
-        **derived
-            As for ``build``.
+    def recorded(self) -> dict[str, Any]:
+        """The numbers, texts and plain lists that ``run.json`` keeps."""
 
-        Returns
-        -------
-        str
+        def simple(value: Any) -> bool:
+            if isinstance(value, list):
+                return all(not isinstance(v, (dict, list)) for v in value)
+            return not isinstance(value, dict)
 
-        Raises
-        ------
-        UserError
-            For a placeholder left open or a reference to nothing.
-        """
-        try:
-            with open(self.path, encoding="utf-8") as stream:
-                overrides = {**self.overrides, **derived}
-                resolved: io.StringIO = resolve_references(stream, overrides)
-        except (ValueError, KeyError, FileNotFoundError) as error:
-            text = " ".join(str(part) for part in error.args)
-            if "PLACEHOLDER" in text:
-                name = text.split("'")[1]
-                raise UserError(
-                    f"give --{name}: {self.path.name} leaves it open"
-                ) from error
-            raise UserError(f"{self.path}: {text}") from error
-        return resolved.getvalue()
+        return {
+            key: value
+            for key, value in self.plain.items()
+            if not key.startswith("__")
+            and (simple(value) or key == "corpus_options")
+            and value is not None
+        }
+
+
+def read_config(argv: list[str]) -> TrainingConfig:
+    """Read ``FILE [--key value | --key=value ...]`` as ``sb-margins train`` takes it.
+
+    FILE is a path, or the name of a shipped YAML. Flags are keys of the YAML, settings,
+    or SpeechBrain's run options.
+    """
+    if not argv or argv[0].startswith("-"):
+        raise UserError("name a training YAML first, e.g. hparams/train_ecapa.yaml")
+    path = Path(argv[0])
+    if not path.is_file() and path.name == argv[0]:
+        path = hparams_dir() / path.name
+    if not path.is_file():
+        raise UserError(f"no such file: {argv[0]}. The training YAMLs are in hparams/")
+    options = set(RunOptions().as_dict())
+    tree = compose(path, options, _flag(argv[1:], "encoder"))
+    keys = {str(key) for key in tree}
+    flags, rest = _split_flags(argv[1:], keys | KNOWN, options, path.name)
+    flags.pop("encoder", None)
+    _, run_opts, unknown = RunOptions.from_command_line_args([argv[0], *rest])
+    if unknown.strip():
+        raise UserError(f"what is meant by '{unknown.strip()}'? Flags begin with --")
+    text = _dump(tree)
+    _check_keys(text, keys, options, path)
+    resolved = _load(_resolve(text, path, flags), path)
+    plain = {str(k): None if _tagged(v) else _plain(v) for k, v in resolved.items()}
+    settings = TrainingSettings.read(plain)
+    if not settings.data_folder:
+        raise UserError(f"give --data_folder: {path.name} leaves it open")
+    return TrainingConfig(path, text, flags, run_opts, plain, settings)
+
+
+def compose(path: Path, options: Iterable[str] = (), encoder: str | None = None) -> Any:
+    """The tree of a YAML with its base and its encoder put in.
+
+    A YAML with the key ``base`` replaces values of another, by its path. The encoder
+    (``encoder:``, or the argument) is a YAML whose keys are inserted after that line;
+    they replace keys of the base. Keys that belong to an encoder which was replaced by
+    another are dropped. A YAML with an ``embedding_model`` of its own is complete.
+    """
+    layers = [(path, _load(path.read_text(encoding="utf-8"), path))]
+    while "base" in layers[0][1]:
+        above, tree = layers[0]
+        base = above.parent / str(tree.pop("base"))
+        if not base.is_file():
+            raise UserError(f"{above}: its base {base} does not exist")
+        layers.insert(0, (base, _load(base.read_text(encoding="utf-8"), base)))
+    root_path, tree = layers.pop(0)
+    if encoder is not None:
+        layers.append((Path("."), {"encoder": encoder}))
+    complete = "embedding_model" in tree
+    current = None if complete else tree.get("encoder")
+    parts = _encoder(current, root_path.parent) if current else {}
+    changes: dict[str, Any] = {}
+    for layer_path, layer in layers:
+        wanted = layer.get("encoder", current)
+        if wanted != current:
+            for key in parts:
+                changes.pop(key, None)
+            current, parts = wanted, _encoder(wanted, layer_path.parent)
+        changes.update(layer)
+    if current:
+        tree["encoder"] = changes["encoder"] = Path(current).stem
+        for key in parts:
+            tree.pop(key, None)
+        place = list(tree).index("encoder") + 1
+        for shift, (key, value) in enumerate(parts.items()):
+            tree.insert(place + shift, key, value)
+    for key in ("out_n_neurons", "steps_per_epoch"):  # counted; may be referred to
+        tree.setdefault(key, None)
+    known = KNOWN.union(options, tree)
+    for key, value in changes.items():
+        if key not in known:
+            raise UserError(
+                f"{path}: '{key}' is not a key of {root_path.name}"
+                f"{' or its encoder' if parts else ''}.{nearest(key, known)}"
+            )
+        if isinstance(value, Mapping) and not _tagged(value) and tree.get(key):
+            tree[key].update(value)
+        else:
+            tree[key] = value
+    return tree
+
+
+def _encoder(name: str, folder: Path) -> Any:
+    """The keys of an encoder's YAML: one of ours by name, another by its path."""
+    ours = {p.stem: p for p in (hparams_dir() / "encoders").glob("*.yaml")}
+    file = ours.get(str(name))
+    if file is None:
+        file = next((p for p in (folder / name, Path(name)) if p.is_file()), None)
+    if file is None:
+        raise UserError(
+            f"no encoder '{name}'.{nearest(str(name), ours)} There are: "
+            f"{', '.join(sorted(ours))}; or give the path of a YAML like theirs"
+        )
+    parts = _load(file.read_text(encoding="utf-8"), file)
+    for key in ("embedding_model", "emb_dim"):
+        if key not in parts:
+            raise UserError(f"the encoder {file} lacks the key '{key}'")
+    return parts
+
+
+def _flag(words: list[str], name: str) -> str | None:
+    """The value of ``--name value`` or ``--name=value`` (the last one counts)."""
+    value = None
+    for word, following in zip(words, [*words[1:], None], strict=False):
+        flag, equals, text = word.partition("=")
+        if flag == f"--{name}":
+            value = text if equals else following
+    return value
 
 
 def _split_flags(
@@ -199,110 +218,100 @@ def _split_flags(
     yaml = ruamel.yaml.YAML(typ="safe")
     values: dict[str, Any] = {}
     rest: list[str] = []
-    left = iter(words)
-    for word in left:
-        flag, given, text = word.removeprefix("--").partition("=")
-        if not word.startswith("--") or flag not in keys:
-            if word.startswith("--") and flag not in options:
-                raise UserError(
-                    f"--{flag} is neither a key of {name} nor a run option of "
-                    f"SpeechBrain.{nearest(flag, keys | options)}"
-                )
+    remaining = iter(words)
+    for word in remaining:
+        flag, equals, text = word.removeprefix("--").partition("=")
+        flag = flag.replace("-", "_")
+        if not word.startswith("--"):
             rest.append(word)
-            continue
-        value = text if given else next(left, None)
-        if value is None:
-            raise UserError(f"--{flag} needs a value")
-        try:
-            values[flag] = yaml.load(value)
-        except ruamel.yaml.YAMLError:
-            values[flag] = value
-        if flag in options:
-            rest.append(f"--{flag}={value}")
+        elif flag in keys:
+            value = text if equals else next(remaining, None)
+            if value is None:
+                raise UserError(f"--{flag} needs a value")
+            try:
+                values[flag] = yaml.load(value)
+            except ruamel.yaml.YAMLError:
+                values[flag] = value
+            if flag in options:
+                rest.append(f"--{flag}={value}")
+        elif flag in options:
+            rest.append(f"--{flag}{equals}{text}")
+        else:
+            raise UserError(
+                f"--{flag} is neither a key of {name} nor a run option of "
+                f"SpeechBrain.{nearest(flag, keys | options)}"
+            )
     return values, rest
 
 
-def read_config(argv: list[str]) -> TrainingConfig:
-    """Read ``FILE [--key value | --key=value ...]`` as ``sb-margins train`` takes it.
-
-    Arguments
-    ---------
-    argv : list of str
-        A YAML file, then flags: its own keys, or SpeechBrain's run options.
-
-    Returns
-    -------
-    TrainingConfig
-
-    Raises
-    ------
-    UserError
-        No such file, an unknown or abbreviated flag, a key that nothing uses, a
-        placeholder left open.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "t.yaml"
-    >>> _ = path.write_text("seed: 1\\nlr: 0.1\\nopt: !ref <lr>\\nout: !ref x<opt>\\n")
-    >>> read_config([str(path), "--lr=0.2"])
-    Traceback (most recent call last):
-    ...
-    sb_margins.errors.UserError: ...nothing uses the key 'out'...
-    """
-    if not argv or argv[0].startswith("-"):
-        raise UserError("name a training YAML first, e.g. hparams/train_ecapa.yaml")
-    path = Path(argv[0])
-    if not path.is_file():
-        raise UserError(f"no such file: {path}. The training YAMLs are in hparams/")
-    path, source, overrides = _follow_base(path)
-    keys = set(_top_level(source, path))
-    options = run_option_names()
-    values, rest = _split_flags(argv[1:], keys, options, path.name)
-    _, run_opts, unknown = RunOptions.from_command_line_args([argv[0], *rest])
-    if unknown.strip():
-        raise UserError(f"what is meant by '{unknown.strip()}'? Flags begin with --")
-    overrides.update(values)
-    _check_keys(source, keys, options, path)
-    config = TrainingConfig(path, overrides, run_opts)
-    config.plain = _top_level(config.resolve(), path)
-    return config
-
-
-def _follow_base(path: Path) -> tuple[Path, str, dict[str, Any]]:
-    """The YAML that builds things, its text, and what files above it change.
-
-    A file with the key ``base`` only changes values of another: demo.yaml is
-    train_ecapa.yaml made small.
-    """
-    source = path.read_text(encoding="utf-8")
-    changes = dict(_tree(source, path))
-    if "base" not in changes:
-        return path, source, {}
-    base = path.parent / str(changes.pop("base"))
-    if not base.is_file():
-        raise UserError(f"{path}: its base {base} does not exist")
-    root, text, below = _follow_base(base)
-    keys = set(_top_level(text, root))
-    for key in changes:
-        if key not in keys:
-            raise UserError(
-                f"{path}: '{key}' is not a key of {root.name}.{nearest(key, keys)}"
-            )
-    return root, text, {**below, **changes}
-
-
-def _check_keys(source: str, keys: set[str], options: set[str], path: Path) -> None:
+def _check_keys(text: str, keys: set[str], options: set[str], path: Path) -> None:
     """Refuse keys that nothing reads: a misspelling is silent otherwise."""
-    referred = set(re.findall(r"<\s*([A-Za-z_]\w*)", source))
-    known = referred | READ_BY_US | options
-    for key in sorted(keys):
-        if key not in known and not key.startswith("__"):
-            raise UserError(
-                f"{path}: nothing uses the key '{key}'.{nearest(key, known - keys)}"
-            )
-    for key in REQUIRED:
-        if key not in keys:
-            raise UserError(
-                f"{path}: the key '{key}' is missing.{nearest(key, keys)} "
-                "Compare with hparams/train_ecapa.yaml"
-            )
+    referred = re.findall(r"<\s*([A-Za-z_]\w*)", text)
+    known = (KNOWN - FOR_OBJECTS).union(options, referred)
+    unused = sorted(k for k in keys - known if not k.startswith("__"))
+    missing = [key for key in REQUIRED if key not in keys]
+    problems = []
+    if unused:
+        problems.append("nothing uses these keys; correct them or delete their lines:")
+        problems += [f"  {key}.{nearest(key, known - keys)}" for key in unused]
+    if missing:
+        problems.append(
+            f"missing: {', '.join(missing)} (compare with hparams/train.yaml; "
+            "'encoder: ecapa' brings an embedding_model)"
+        )
+    if problems:
+        raise UserError(f"{path}: " + "\n".join(problems))
+
+
+def _load(text: str, path: Path) -> Any:
+    """The nodes of a YAML; no object is built."""
+    try:
+        tree = ruamel.yaml.YAML(typ="rt").load(text)
+    except ruamel.yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise UserError(f"{path} should be a mapping of keys to values")
+    return tree
+
+
+def _dump(tree: Any) -> str:
+    yaml = ruamel.yaml.YAML(typ="rt")
+    yaml.width = 4096
+    stream = io.StringIO()
+    yaml.dump(tree, stream)
+    return stream.getvalue()
+
+
+def _stream(text: str, path: Path) -> io.StringIO:
+    """A YAML's text; HyperPyYAML looks for ``!include:`` beside its ``name``."""
+    stream = io.StringIO(text)
+    stream.name = str(path)  # type: ignore[attr-defined]
+    return stream
+
+
+def _resolve(text: str, path: Path, overrides: Mapping[str, Any]) -> str:
+    try:
+        return resolve_references(_stream(text, path), dict(overrides)).getvalue()
+    except (ValueError, KeyError, FileNotFoundError) as error:
+        message = " ".join(str(part) for part in error.args)
+        if "PLACEHOLDER" in message:
+            name = message.split("'")[1]
+            raise UserError(f"give --{name}: {path.name} leaves it open") from error
+        raise UserError(f"{path}: {message}") from error
+
+
+def _tagged(value: Any) -> bool:
+    tag = getattr(getattr(value, "tag", None), "value", None)
+    return str(tag or "").startswith("!")
+
+
+def _plain(value: Any) -> Any:
+    """A node without ruamel's own types."""
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
+    for kind in (bool, int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    return value

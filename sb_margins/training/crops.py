@@ -1,8 +1,8 @@
 """Random crops of training speech that depend on nothing but seed, epoch and place.
 
 A crop's start and speed come from a generator seeded by (seed, epoch, position), so
-a resumed training, any number of workers and any number of processes see the same
-crops in the same order.
+a resumed run, any number of workers and any number of processes see the same crops in
+the same order.
 """
 
 from __future__ import annotations
@@ -18,29 +18,14 @@ from tqdm import tqdm
 
 from sb_margins.audio import SAMPLE_RATE, load_audio, resample
 from sb_margins.data.manifest import Manifest
+from sb_margins.errors import UserError
 
 PRELOAD_BYTES = 2**30
 
 
 @dataclass
 class CropBatch:
-    """A batch of crops.
-
-    Arguments
-    ---------
-    ids : list of str
-        [B] utterance IDs.
-    wavs : torch.Tensor
-        [B, T] float32 waveforms.
-    labels : torch.Tensor
-        [B] int64 class numbers.
-
-    Example
-    -------
-    >>> batch = CropBatch(["a"], torch.zeros(1, 4), torch.zeros(1, dtype=torch.long))
-    >>> batch.to("cpu").wavs.shape
-    torch.Size([1, 4])
-    """
+    """A batch of crops: utterance IDs [B], waveforms [B, T], class numbers [B]."""
 
     ids: list[str]
     wavs: Tensor
@@ -48,8 +33,10 @@ class CropBatch:
 
     def to(self, device: str | torch.device) -> CropBatch:
         """The same batch on a device."""
-        wavs = self.wavs.to(device, non_blocking=True)
-        return replace(self, wavs=wavs, labels=self.labels.to(device))
+        wavs, labels = (
+            x.to(device, non_blocking=True) for x in (self.wavs, self.labels)
+        )
+        return replace(self, wavs=wavs, labels=labels)
 
     def pin_memory(self) -> CropBatch:
         """The same batch in page-locked memory (for the data loader)."""
@@ -59,50 +46,44 @@ class CropBatch:
 
 
 def collate(items: Sequence[tuple[str, np.ndarray, int]]) -> CropBatch:
-    """Crops to one batch.
-
-    Example
-    -------
-    >>> collate([("a", np.zeros(4, dtype=np.float32), 3)]).labels
-    tensor([3])
-    """
+    """Crops to one batch."""
     ids, wavs, labels = zip(*items, strict=True)
     stacked = torch.from_numpy(np.stack(wavs))
     return CropBatch(list(ids), stacked, torch.tensor(labels, dtype=torch.long))
 
 
+def check_audio(manifest: Manifest, seconds: float, look: int = 1000) -> list[str]:
+    """Refuse audio that is gone or too short for crops; remarks on what is short.
+
+    ``look`` files, evenly spread, are looked for.
+    """
+    for index in range(0, len(manifest), max(1, len(manifest) // look)):
+        path = manifest.path(manifest[index])
+        if not path.is_file():
+            raise UserError(
+                f"{path} is gone since the corpus was prepared. Put it back, or delete "
+                "the folder with the manifests to have them made again"
+            )
+    longest = max(u.duration for u in manifest)
+    if longest < seconds:
+        raise UserError(
+            f"crops of {seconds} s (sentence_len) are longer than all training audio "
+            f"(the longest utterance has {longest:.1f} s): lower sentence_len"
+        )
+    short = sum(u.duration < seconds for u in manifest) / len(manifest)
+    if not short:
+        return []
+    return [f"{short:.0%} of the utterances are shorter than a crop and are repeated"]
+
+
 class CropDataset(Dataset):
-    """Random crops of a manifest's utterances.
+    """Random crops of a manifest's utterances, indexed by (epoch, position).
 
-    Arguments
-    ---------
-    manifest : Manifest
-        The training utterances.
-    classes : mapping of str to int
-        Class number of each speaker.
-    seconds : float
-        Length of a crop; shorter utterances are repeated to that length.
-    seed : int
-        Seed of the crops.
-    speeds : sequence of float
-        Speeds to draw from. A speed other than the first changes the voice, so it
-        makes another speaker: its class number is shifted by ``len(classes)`` per
-        place in this list.
-    preload : bool, optional
-        Keep all audio in memory; default: when it takes less than 1 GiB.
-    progress : bool
-        Show a bar while reading it.
-
-    Example
-    -------
-    >>> import soundfile
-    >>> from sb_margins.data.manifest import Manifest, Utterance
-    >>> root = getfixture("tmp_path")
-    >>> soundfile.write(root / "a.wav", np.zeros(16000), 16000)
-    >>> manifest = Manifest([Utterance("a", "a.wav", 1.0, "s", 16000, {})], root)
-    >>> crops = CropDataset(manifest, {"s": 0}, seconds=1.5, seed=1)
-    >>> crops[1, 0][1].shape
-    (24000,)
+    ``classes`` numbers the speakers. Utterances shorter than ``seconds`` are repeated
+    to that length. ``speeds`` are drawn from: a speed other than the first changes the
+    voice, so it makes another speaker, whose class number is shifted by
+    ``len(classes)`` per place in the list. ``preload`` keeps all audio in memory;
+    default: when it takes less than 1 GiB.
     """
 
     def __init__(
@@ -165,24 +146,7 @@ class CropDataset(Dataset):
 
 
 class CropSampler(Sampler):
-    """The order of an epoch: every utterance ``repeats`` times, shuffled.
-
-    Arguments
-    ---------
-    size : int
-        Number of utterances.
-    repeats : int
-        Crops of each utterance in one epoch.
-    seed : int
-        Seed of the order.
-
-    Example
-    -------
-    >>> sampler = CropSampler(3, repeats=2, seed=1)
-    >>> sampler.set_epoch(1)
-    >>> sorted(sampler)
-    [(1, 0), (1, 1), (1, 2), (1, 3), (1, 4), (1, 5)]
-    """
+    """The order of an epoch: every utterance ``repeats`` times, shuffled."""
 
     def __init__(self, size: int, *, repeats: int, seed: int):
         self.size = size * repeats

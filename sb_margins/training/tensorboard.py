@@ -12,19 +12,8 @@ from speechbrain.utils.distributed import if_main_process
 class TensorboardLogger:
     """Writes each epoch's figures, with the epoch as the step.
 
-    SpeechBrain's own counts calls, so a resumed training begins at 0 again.
-
-    Arguments
-    ---------
-    save_dir : str or Path
-        Where the event files go: ``tensorboard --logdir`` of it.
-    enabled : bool
-        False does nothing, and needs no tensorboard.
-
-    Example
-    -------
-    >>> log = TensorboardLogger(getfixture("tmp_path"), enabled=False)
-    >>> log.log_stats({"epoch": 1, "margin": 0.1}, train_stats={"loss": 2.0})
+    SpeechBrain's own counts calls, so a resumed run begins at 0 again.
+    ``enabled=False`` does nothing, and needs no tensorboard.
     """
 
     def __init__(self, save_dir: str | Path, enabled: bool = True):
@@ -46,7 +35,7 @@ class TensorboardLogger:
         if self.writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            # What a killed run wrote of this epoch and after is taken back.
+            # Removes what a killed run wrote of this epoch and later ones.
             self.writer = SummaryWriter(str(self.save_dir), purge_step=epoch)
         settings = {k: v for k, v in stats_meta.items() if k != "epoch"}
         groups = {"settings": settings, "train": train_stats, "valid": valid_stats}

@@ -14,9 +14,9 @@ import torch
 
 from sb_margins import select
 from sb_margins.cli import main as cli
+from sb_margins.commands.demo import SMALLEST
 from sb_margins.comparison import report, run
 from sb_margins.comparison.plan import make_plan
-from sb_margins.demo import SMALLEST
 from sb_margins.files import locked
 from sb_margins.select import hparams_dir
 from sb_margins.training.brain import SpeakerBrain
@@ -214,14 +214,15 @@ def test_finished_cells_rest_and_a_new_loss_changes_none(
 
 KILLED = """
 import os, signal, sys
-from sb_margins.training import brain, command
+from sb_margins.commands import train
+from sb_margins.training import brain
 end = brain.SpeakerBrain.on_fit_batch_end
 def kill(self, *args):
     end(self, *args)
     if (self.epoch, self.step) == (2, 1):
         os.kill(os.getpid(), signal.SIGKILL)
 brain.SpeakerBrain.on_fit_batch_end = kill
-sys.exit(command.main(sys.argv[1:]))
+sys.exit(train.main(sys.argv[1:]))
 """
 
 

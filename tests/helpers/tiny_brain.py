@@ -9,7 +9,8 @@ from speechbrain.utils.run_opts import RunOptions
 from sb_margins import select
 from sb_margins.training.brain import SpeakerBrain
 from sb_margins.training.crops import CropBatch
-from sb_margins.training.history import History
+from sb_margins.training.log import History
+from sb_margins.training.settings import TrainingSettings
 
 SIZE, CLASSES, BATCH = 6, 5, 8
 
@@ -36,13 +37,11 @@ def tiny_brain(batches, options=None, loss="real_am", rate=0.1, **hparams):
         lambda parameters: torch.optim.SGD(parameters, lr=rate),
         {
             "head": head,
-            "seed": 1,
-            "number_of_epochs": 1,
-            "batch_size": BATCH,
             "lr_annealing": lambda optimizer: None,
             **hparams,
         },
         RunOptions.from_dictionary(run_opts),
+        settings=TrainingSettings(seed=1, number_of_epochs=1, batch_size=BATCH),
         steps_per_epoch=batches,
         history=History(Path(tempfile.mkdtemp()) / "history.csv"),
     )

@@ -144,10 +144,10 @@ def test_a_gradient_scaler_searches_longer_and_in_silence(caplog, monkeypatch):
     monkeypatch.setattr(brain.scaler, "is_enabled", lambda: True)
     brain.nonfinite_count = 29
     with caplog.at_level(logging.WARNING):
-        brain._skipped()
+        brain._count_skipped()
         assert brain.nonfinite_count == 30
         with pytest.raises(UserError, match="31 updates"):
-            brain._skipped()
+            brain._count_skipped()
     assert "skipped" not in caplog.text
 
 

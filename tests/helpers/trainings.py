@@ -45,7 +45,8 @@ def assert_same(one, two):
 KILLED = """
 import os, signal, sys
 import torch
-from sb_margins.training import brain, command
+from sb_margins.commands import train
+from sb_margins.training import brain
 how = sys.argv[1]
 end, save = brain.SpeakerBrain.on_fit_batch_end, torch.save
 place = (0, 0)
@@ -63,7 +64,7 @@ def half(what, path, *args, **kwargs):
     save(what, path, *args, **kwargs)
 brain.SpeakerBrain.on_fit_batch_end = after_batch
 torch.save = half
-sys.exit(command.main(sys.argv[2:]))
+sys.exit(train.main(sys.argv[2:]))
 """
 
 

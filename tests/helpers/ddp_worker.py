@@ -18,8 +18,9 @@ from sb_margins.schedules import LossSchedule
 from sb_margins.training.accumulation import AdaptiveAccumulation
 from sb_margins.training.brain import SpeakerBrain
 from sb_margins.training.crops import CropBatch
-from sb_margins.training.history import History
-from sb_margins.training.processes import in_group, leave_group
+from sb_margins.training.log import History
+from sb_margins.training.process import in_group, leave_group
+from sb_margins.training.settings import TrainingSettings
 
 STEPS, BATCH, SIZE, CLASSES = 50, 8, 24, 12
 # name, most batches in a window
@@ -85,9 +86,6 @@ def train(name, most, run_opts, ranks, out):
     }
     hparams = {
         "head": head,
-        "seed": 1,
-        "number_of_epochs": 1,
-        "batch_size": BATCH,
         "lr_annealing": lambda optimizer: None,
         "loss_schedules": [LossSchedule("margin", end=0.5)],
         "accumulation": AdaptiveAccumulation(maximum=most),
@@ -98,6 +96,7 @@ def train(name, most, run_opts, ranks, out):
         lambda parameters: torch.optim.SGD(parameters, lr=0.02, momentum=0.9),
         hparams,
         run_opts,
+        settings=TrainingSettings(seed=1, number_of_epochs=1, batch_size=BATCH),
         steps_per_epoch=STEPS,
         history=History(Path(out) / f"{name}_{brain_id(run_opts)}.csv"),
     )

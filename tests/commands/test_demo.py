@@ -2,8 +2,8 @@
 
 import pytest
 
+from sb_margins.commands.demo import DemoSettings, pick_pairs
 from sb_margins.data import Manifest, Utterance
-from sb_margins.demo import pick_pairs, training_flags
 from sb_margins.errors import UserError
 from sb_margins.training.config import read_config
 
@@ -22,18 +22,20 @@ from sb_margins.training.config import read_config
     ],
 )
 def test_flags_lead_to_the_corpus_meant(data, corpus, folder, output):
-    plain = read_config(training_flags(data, "ham", None, False)).plain
+    plain = read_config(DemoSettings(data, "ham").training_flags()).plain
     told = plain["corpus"], plain["data_folder"], plain["output_folder"], plain["loss"]
     assert told == (corpus, folder, output, "ham")
 
 
 def test_smallest_is_smaller_and_output_is_obeyed():
-    full = read_config(training_flags(None, "aam", None, False)).plain
-    small = read_config(training_flags(None, "aam", "here", True)).plain
+    full = read_config(DemoSettings().training_flags()).plain
+    small = read_config(
+        DemoSettings(output_folder="here", smallest=True).training_flags()
+    ).plain
     assert small["number_of_epochs"] < full["number_of_epochs"]
     assert small["corpus_options"]["speakers"] < 100
     assert small["output_folder"] == "here"
-    own = read_config(training_flags(None, "aam", None, True)).plain
+    own = read_config(DemoSettings(smallest=True).training_flags()).plain
     assert own["output_folder"] != full["output_folder"]  # else the full one refuses
 
 

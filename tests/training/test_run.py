@@ -14,7 +14,7 @@ from sb_margins.cli import main as cli
 from sb_margins.errors import UserError
 from sb_margins.training.accumulation import AdaptiveAccumulation
 from sb_margins.training.config import read_config
-from sb_margins.training.run import train
+from sb_margins.training.run import run
 
 
 def test_training_learns_and_writes_its_results(tiny_corpus, tmp_path, capsys):
@@ -39,11 +39,11 @@ def test_training_learns_and_writes_its_results(tiny_corpus, tmp_path, capsys):
     assert list((out / "tensorboard").glob("events*"))
     for name in ("curve.png", "metrics.json", "train_log.txt", "hyperparams.yaml"):
         assert (out / name).stat().st_size > 0
-    run = json.loads((out / "run.json").read_text())
-    assert run["settings"]["loss"] == "real_am" and "torch" in run["versions"]
+    recorded = json.loads((out / "run.json").read_text())
+    assert recorded["settings"]["loss"] == "real_am" and "torch" in recorded["versions"]
 
     # The same command again has nothing left to train, and says so.
-    train(read_config(flags(tiny_corpus, out, *more)))
+    run(read_config(flags(tiny_corpus, out, *more)))
     assert "already trained" in capsys.readouterr().out
 
 
@@ -52,7 +52,7 @@ def test_other_encoders_train(tiny_corpus, tmp_path, yaml):
     out = tmp_path / "run"
     words = flags(tiny_corpus, out, "--number_of_epochs=1", "--loss=ham", yaml=yaml)
     words.remove("--attention_channels=8")
-    trained = train(read_config(words))
+    trained = run(read_config(words))
     assert trained.history.best["EER"] <= 1
     wavs = torch.randn(3, 16000)
     with torch.no_grad():
@@ -61,7 +61,7 @@ def test_other_encoders_train(tiny_corpus, tmp_path, yaml):
 
 def test_bf16_with_augmentation(tiny_corpus, tmp_path, long_words):
     more = ["--number_of_epochs=1", "--precision=bf16", "--loss=ham", long_words[5]]
-    trained = train(read_config(flags(tiny_corpus, tmp_path / "run", *more)))
+    trained = run(read_config(flags(tiny_corpus, tmp_path / "run", *more)))
     row = trained.history.rows[1]
     assert 0 < row["loss"] < 20 and 0 <= row["embedding_edge"] <= 1
     assert 0 < row["prototype_edge_min"] <= row["prototype_edge"] <= 1
@@ -98,7 +98,7 @@ def straight(tiny_corpus, tmp_path_factory, long_words):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(AdaptiveAccumulation, "after_window", note)
-        trained = train(read_config(flags(tiny_corpus, out, *long_words)))
+        trained = run(read_config(flags(tiny_corpus, out, *long_words)))
     assert len(windows) > 1  # they do change
     return trained
 
@@ -113,7 +113,7 @@ def test_resume_in_the_middle_of_an_epoch_is_exact(
     assert run_killed(how, broken) == status
     capsys.readouterr()
     with caplog.at_level(logging.WARNING):
-        resumed = train(read_config(broken))
+        resumed = run(read_config(broken))
     assert "continuing in epoch 2 after step" in capsys.readouterr().out
     assert ("half-written" in caplog.text) == (how == "writing")
     assert_same(weights(straight.folder), weights(resumed.folder))
@@ -165,7 +165,7 @@ def test_one_speaker_and_corrupt_audio(tiny_corpus, tmp_path, capsys):
 
 def test_results_folder_of_another_configuration(tiny_corpus, tmp_path):
     out = tmp_path / "run"
-    train(read_config(flags(tiny_corpus, out, "--number_of_epochs=1")))
+    run(read_config(flags(tiny_corpus, out, "--number_of_epochs=1")))
     with pytest.raises(UserError, match="loss was 'aam', now 'am'"):
-        train(read_config(flags(tiny_corpus, out, "--number_of_epochs=1", "--loss=am")))
+        run(read_config(flags(tiny_corpus, out, "--number_of_epochs=1", "--loss=am")))
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -2,15 +2,17 @@
 
 import pytest
 import torch
+from torch import nn
 from trainings import assert_same, flags
 
 from sb_margins.cli import main as cli
 from sb_margins.errors import UserError
 from sb_margins.select import hparams_dir
-from sb_margins.training import selection
+from sb_margins.training import checkpoints as module
 from sb_margins.training.brain import SpeakerBrain
+from sb_margins.training.checkpoints import WHOLE, WholeCheckpointer, copy_classes
 from sb_margins.training.config import read_config
-from sb_margins.training.run import train
+from sb_margins.training.run import run
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,7 @@ def test_large_margin_fine_tuning(tiny_corpus, tmp_path, first, monkeypatch, cap
     more = [f"--init_from={first}", "--number_of_epochs=1", "--sentence_len=1.4"]
     yaml = "finetune_large_margin.yaml"
     words = flags(tiny_corpus, tmp_path / "run", *more, yaml=yaml)
-    trained = train(read_config(words))
+    trained = run(read_config(words))
     assert "and 4 of its classes" in capsys.readouterr().out
     assert torch.equal(began["head"], before["head"]["classifier.weight"][:4])
     assert trained.hparams["head"].loss.margin == 0.5
@@ -52,7 +54,7 @@ def test_large_margin_fine_tuning(tiny_corpus, tmp_path, first, monkeypatch, cap
     # 6 s crops of 2 s utterances would all be repetitions: refused.
     words = flags(tiny_corpus, tmp_path / "no", *more[:2], yaml=yaml)
     with pytest.raises(UserError, match="lower sentence_len"):
-        train(read_config([*words, "--sentence_len=6"]))
+        run(read_config([*words, "--sentence_len=6"]))
     base = read_config([str(hparams_dir() / yaml), "--data_folder=x", more[0]]).plain
     assert base["sentence_len"] == 6 and base["speeds"] == [1.0]
 
@@ -61,7 +63,7 @@ def test_large_margin_fine_tuning(tiny_corpus, tmp_path, first, monkeypatch, cap
 def test_a_frozen_encoder_does_not_move(tiny_corpus, tmp_path, first, source, capsys):
     more = [f"--init_from={first / source}", "--number_of_epochs=1"]
     words = flags(tiny_corpus, tmp_path / "run", *more, "--freeze_steps=99")
-    train(read_config(words))
+    run(read_config(words))
     told = capsys.readouterr().out
     assert "starting from the encoder of" in told
     encoder = {"embedding_model": best(first)["embedding_model"]}
@@ -79,7 +81,7 @@ def test_freeze_ends_after_its_updates(tiny_corpus, tmp_path, monkeypatch):
 
     monkeypatch.setattr(SpeakerBrain, "on_fit_batch_end", look)
     more = ["--number_of_epochs=1", "--freeze_steps=3", "--warmup_epochs=0"]
-    train(read_config(flags(tiny_corpus, tmp_path / "run", *more)))
+    run(read_config(flags(tiny_corpus, tmp_path / "run", *more)))
     assert seen[0] == seen[1] == seen[2] and len(set(seen[2:])) == len(seen[2:])
 
 
@@ -93,11 +95,11 @@ def test_mean_of_the_last_checkpoints(tiny_corpus, tmp_path, monkeypatch, capsys
         ]
         return average(checkpoints, name)
 
-    average = selection.average_checkpoints
-    monkeypatch.setattr(selection, "average_checkpoints", note)
+    average = module.average_checkpoints
+    monkeypatch.setattr(module, "average_checkpoints", note)
     more = ["--number_of_epochs=3", "--average_checkpoints=2"]
     words = flags(tiny_corpus, tmp_path / "run", *more)
-    trained = train(read_config(words))
+    trained = run(read_config(words))
     assert "the mean of the last 2 epochs' weights" in capsys.readouterr().out
     state = trained.hparams["embedding_model"].state_dict()
     one, two = loaded["embedding_model"]
@@ -111,6 +113,32 @@ def test_learning_rate_is_in_epochs_whatever_accumulates(tiny_corpus, tmp_path):
     for factor in (1, 4):  # 6 batches: one window is cut short
         out = tmp_path / str(factor)
         words = [f"--grad_accumulation_factor={factor}", "--number_of_epochs=2"]
-        trained = train(read_config(flags(tiny_corpus, out, *words)))
+        trained = run(read_config(flags(tiny_corpus, out, *words)))
         rates.append([row["lr"] for row in trained.history.rows[1:]])
     assert rates[0] == rates[1]
+
+
+def test_half_written_checkpoint_is_passed_over_and_told(tmp_path, caplog):
+    net = nn.Linear(2, 2)
+    saver = WholeCheckpointer(tmp_path, {"net": net})
+    saver.save_checkpoint(name="good", meta={"unixtime": 1.0})
+    with torch.no_grad():
+        net.weight.zero_()
+    half = saver.save_checkpoint(name="half")
+    (half.path / WHOLE).unlink()
+    (half.path / "net.ckpt").write_bytes(b"half")
+    found = WholeCheckpointer(tmp_path, {"net": net}).recover_if_possible()
+    assert found.path.name == "CKPT+good" and net.weight.abs().sum() > 0
+    assert "half-written" in caplog.text
+
+
+def test_class_weights_go_to_the_same_speakers():
+    head = nn.Linear(2, 3, bias=False)
+    other = {"weight": torch.tensor([[1.0, 1.0], [2.0, 2.0]])}
+    now = {"b": 0, "c": 1, "d": 2}
+    before = head.weight.detach().clone()
+    assert copy_classes(head, other, {"a": 0, "b": 1}, now) == 1
+    assert head.weight[0].tolist() == [2.0, 2.0]
+    assert torch.equal(head.weight[1:], before[1:])
+    assert copy_classes(head, {"weight": torch.ones(2, 5)}, {"b": 1}, now) == 0
+    assert copy_classes(head, {"other": torch.ones(2, 2)}, {"b": 1}, now) == 0

@@ -10,7 +10,7 @@ import pytest
 import torch
 from trainings import flags
 
-HERE = Path(__file__).parent
+WORKER = Path(ddp_worker.__file__)
 RUN = ["--device=cpu", "--distributed_backend=gloo", "--noprogressbar"]
 # One process sums over both halves of a batch at once, two do it in turn: float32
 # rounding, which training amplifies (most in a ball, where it doubles every few steps).
@@ -33,7 +33,7 @@ def torchrun(*words):
 def curves(tmp_path_factory):
     """What each rank and a process alone noted, case by case."""
     out = tmp_path_factory.mktemp("ddp")
-    done = torchrun(HERE / "ddp_worker.py", out, *RUN)
+    done = torchrun(WORKER, out, *RUN)
     assert done.returncode == 0, done.stderr[-3000:]
     ddp_worker.main(out, "--device=cpu", "--noprogressbar")
     names = ("rank_0", "rank_1", "rank_one")

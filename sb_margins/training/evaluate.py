@@ -1,4 +1,4 @@
-"""After a training: its figures on every trial list, and the exported model."""
+"""After a run: its figures on every trial list, pictures, and the exported model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sb_margins.plots.det import plot_det
 from sb_margins.plots.histogram import plot_histogram
 from sb_margins.training.run import Trained
 from sb_margins.verification.bootstrap import speakers_of
-from sb_margins.verification.extraction import extract
+from sb_margins.verification.embed import embed_files
 from sb_margins.verification.report import (
     figures,
     marked_thresholds,
@@ -23,19 +23,8 @@ from sb_margins.verification.scoring import score_trials
 from sb_margins.versions import versions
 
 
-def finish(trained: Trained) -> Path:
-    """Evaluate every list, write figures and pictures, export the model.
-
-    Arguments
-    ---------
-    trained : Trained
-        From ``train``.
-
-    Returns
-    -------
-    Path
-        The model folder, ``<output_folder>/model``.
-    """
+def evaluate(trained: Trained) -> Path:
+    """Evaluate every list, write figures and pictures, export the model's folder."""
     folder, prepared = trained.folder, trained.prepared
     lists: dict[str, Any] = {}
     curves: dict[str, Any] = {}
@@ -43,8 +32,8 @@ def finish(trained: Trained) -> Path:
         if not prepared.has_trials(split):
             continue
         manifest, trials = prepared.manifest(split), read_trials(prepared.trials(split))
-        found = extract(trained.encoder, manifest, device=trained.device)
-        scores = score_trials(found, trials, similarity=trained.similarity)
+        embeddings = embed_files(trained.encoder, manifest, device=trained.device)
+        scores = score_trials(embeddings, trials, similarity=trained.similarity)
         labels = trials.labels
         assert labels is not None
         speakers = {u.id: u.spk_id for u in manifest}
@@ -63,12 +52,10 @@ def finish(trained: Trained) -> Path:
     plot_det(curves, folder / "det.png", title=folder.name)
     write_json(folder / "metrics.json", {"lists": lists, "versions": versions()})
     print_table(lists)
-    words = f"the dev trials of {_corpus(trained)}"
-    dev = (*curves["dev"], words) if "dev" in curves else None
+    corpus = prepared.data_root.resolve().name
+    if prepared.info["corpus"] == "demo":
+        corpus = "the synthetic demo corpus"
+    dev = None
+    if "dev" in curves:
+        dev = (*curves["dev"], f"the dev trials of {corpus}")
     return export_results(folder, folder / "model", dev=dev, metrics=lists)
-
-
-def _corpus(trained: Trained) -> str:
-    if trained.prepared.info["corpus"] == "demo":
-        return "the synthetic demo corpus"
-    return trained.prepared.data_root.resolve().name

@@ -12,13 +12,13 @@ from sb_margins.cli import main as cli
 from sb_margins.training import crops
 from sb_margins.training.brain import SpeakerBrain
 from sb_margins.training.config import read_config
-from sb_margins.training.run import train
+from sb_margins.training.run import run
 
 
 def goes_on(words, capsys, epoch=2, of=2):
     """The same command again finishes what was begun."""
     capsys.readouterr()
-    train(read_config(words))
+    run(read_config(words))
     told = capsys.readouterr().out
     assert f"continuing after epoch {epoch - 1}" in told or "continuing in" in told
     assert f"epoch {of}/{of}" in told
@@ -38,7 +38,7 @@ def spoil(monkeypatch, spoils):
 def test_one_nan_is_skipped_and_told_once(tiny_corpus, tmp_path, monkeypatch, caplog):
     spoil(monkeypatch, lambda epoch, step: (epoch, step) == (1, 3))
     words = flags(tiny_corpus, tmp_path / "run", "--number_of_epochs=2")
-    train(read_config(words))
+    run(read_config(words))
     told = [r.message for r in caplog.records if r.name.startswith("sb_margins")]
     assert told == ["step 3: the gradient is not finite; this update is skipped"]
     for part in weights(tmp_path / "run").values():
@@ -87,7 +87,7 @@ def test_a_file_that_goes_bad(tiny_corpus, tmp_path, monkeypatch, capsys):
         patch.setattr(crops, "load_audio", broken)
         assert cli(["train", *words]) == 2
     told = capsys.readouterr().err.strip().splitlines()[-1]
-    assert told.startswith("sb-margins: error: cannot read audio file")
+    assert told.startswith("sb-margins: error: no such audio file")
     assert "gone.wav" in told
 
 

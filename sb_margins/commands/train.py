@@ -1,0 +1,56 @@
+"""``sb-margins train FILE [--key value ...]``."""
+
+from __future__ import annotations
+
+from speechbrain.utils.distributed import if_main_process
+
+from sb_margins.training.config import read_config
+from sb_margins.training.evaluate import evaluate
+from sb_margins.training.process import (
+    Interrupted,
+    in_group,
+    keep_memory,
+    leave_group,
+    quiet,
+)
+from sb_margins.training.run import run
+from sb_margins.training.settings import describe_settings
+
+USAGE = """usage: sb-margins train FILE --data-folder CORPUS [--key value ...]
+
+Train a verifier, evaluate it on the corpus's trial lists, export the model.
+FILE is a training YAML (hparams/train_ecapa.yaml, recipes/*/hparams/*.yaml). Every key
+in it is a flag, e.g.
+  --loss ham             which loss (sb-margins losses lists them)
+  --encoder resnet34     which encoder (hparams/encoders, or a YAML of your own)
+  --channels 1024        the size of the encoder
+and so are SpeechBrain's run options (--device cuda:0, --precision bf16, ...).
+The same command again continues an interrupted run.
+Several GPUs: torchrun --nproc_per_node=4 -m sb_margins.cli train FILE ...
+
+Settings, and their defaults where FILE has none:
+"""
+
+
+def main(argv: list[str]) -> int:
+    """0 when finished, 130 when interrupted (run again to continue)."""
+    if not argv or {"-h", "--help"} & set(argv):
+        print(USAGE + describe_settings())
+        return 0
+    quiet()
+    code = _train(argv)
+    return leave_group(code) if in_group() else code
+
+
+def _train(argv: list[str]) -> int:
+    config = read_config(argv)
+    keep_memory(config.run_opts.device)
+    try:
+        trained = run(config)
+    except Interrupted:
+        if if_main_process():
+            print("\nsaved; the same command again continues from here")
+        return 130
+    if if_main_process():
+        evaluate(trained)
+    return 0
