@@ -11,11 +11,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import tyro
 import yaml
-from tyro.constructors import PrimitiveConstructorSpec
+from tyro.constructors import (
+    ConstructorRegistry,
+    PrimitiveConstructorSpec,
+    PrimitiveTypeInfo,
+)
 
 from sb_margins.errors import UserError, nearest
 
@@ -98,6 +102,25 @@ Numbers = Annotated[
 ]
 
 
+_REGISTRY = ConstructorRegistry()
+
+
+@_REGISTRY.primitive_rule
+def _optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+    """``X | None`` is shown and read as an X; the word ``none`` stands for None."""
+    kinds = set(get_args(info.type))
+    kind = next(iter(kinds - {type(None)}), None)
+    if kind not in (str, int, float, Path) or kinds != {kind, type(None)}:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=kind.__name__.upper(),
+        instance_from_str=lambda w: None if w[0] in ("none", "None") else kind(w[0]),
+        is_instance=lambda x: x is None or isinstance(x, kind),
+        str_from_instance=lambda x: ["none" if x is None else str(x)],
+    )
+
+
 def read_yaml(path: str | Path, settings: type) -> dict[str, Any]:
     """The keys of a YAML file, each the name of a field of ``settings``."""
     try:
@@ -152,16 +175,22 @@ def parse(
     flags print what is meant and exit with 2. ``defaults`` replaces the defaults of
     the class (settings from a YAML, see ``read_yaml``).
     """
-    keywords: dict[str, Any] = {} if defaults is None else {"default": defaults}
-    sys.stdout.flush()
-    return tyro.cli(settings, args=list(argv), prog=f"sb-margins {verb}", **keywords)
+    return _cli(settings, argv, verb, {} if defaults is None else {"default": defaults})
 
 
 def parse_known(
     settings: type[Settings], argv: Sequence[str], verb: str
 ) -> tuple[Settings, list[str]]:
     """``parse`` that also returns the flags it does not know, in their order."""
+    return _cli(settings, argv, verb, {"return_unknown_args": True})
+
+
+def _cli(settings: type, argv: Sequence[str], verb: str, keywords: dict) -> Any:
     sys.stdout.flush()
     return tyro.cli(
-        settings, args=list(argv), prog=f"sb-margins {verb}", return_unknown_args=True
+        settings,
+        args=list(argv),
+        prog=f"sb-margins {verb}",
+        registry=_REGISTRY,
+        **keywords,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
@@ -126,3 +127,23 @@ def test_a_yaml_is_checked_like_flags(tmp_path, capsys):
             parse_yaml(Whole, path, "example")
         error = capsys.readouterr().err
         assert message in error and "a.yaml" in error
+
+
+@dataclass
+class Optional:
+    """Some settings."""
+
+    device: str | None = None
+    seconds: float | None = 2.0
+    folder: Path | None = Path("here")
+
+
+def test_optional_settings_look_like_plain_ones(capsys):
+    words = ["--device", "cpu", "--seconds", "none", "--folder", "there"]
+    assert parse(Optional, words, "x") == Optional("cpu", None, Path("there"))
+    assert parse(Optional, [], "x") == Optional()
+    with pytest.raises(SystemExit):
+        parse(Optional, ["--seconds", "two"], "x")
+    with pytest.raises(SystemExit):
+        parse(Optional, ["--help"], "x")
+    assert "{None}" not in capsys.readouterr().out
