@@ -21,77 +21,40 @@ AUDIO = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An utterance before its file was read; ``split`` is "" when not divided yet.
+    """An utterance before its file was read."""
 
-    ``id`` is its name in trial lists (no white space), ``wav`` a posix path relative
-    to the listing's root.
-    """
-
-    id: str
-    wav: str
+    id: str  # its name in trial lists; no white space
+    wav: str  # posix path relative to the listing's root
     spk_id: str
-    split: str = ""
+    split: str = ""  # not divided yet
     meta: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
 class Listing:
-    """Everything a corpus has, according to its own lists.
+    """Everything a corpus has, according to its own lists."""
 
-    Arguments
-    ---------
-    root : Path
-        What the entries' paths are relative to.
-    entries : list of Entry
-        All with a split, or none (then ``prepare`` divides the speakers).
-    trials : dict of str to Trials
-        Trial lists by split; those missing are made from the seed.
-    notes : list of str
-        What the user should know.
-    dev_speakers : int
-        Training speakers to hold out when there is no dev split; 0 = none.
-    eval_utterances : int
-        Most utterances of each held-out speaker; 0 = all.
-    official : bool
-        The trial lists are the corpus's own and know the speakers better than
-        ``spk_id`` does: their labels are not checked against it.
-    """
-
-    root: Path
-    entries: list[Entry]
-    trials: dict[str, Trials] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    dev_speakers: int = 0
-    eval_utterances: int = 20
-    official: bool = False
+    root: Path  # what the entries' paths are relative to
+    entries: list[Entry]  # all with a split, or none: then speakers are divided
+    trials: dict[str, Trials] = field(default_factory=dict)  # others are made
+    notes: list[str] = field(default_factory=list)  # what the user should know
+    dev_speakers: int = 0  # training speakers to hold out when there is no dev split
+    eval_utterances: int = 20  # most of each held-out speaker; 0 = all
+    official: bool = False  # labels are not checked against ``spk_id``
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A layout that ``prepare`` knows.
-
-    Arguments
-    ---------
-    name : str
-    title : str
-        One line for the help page.
-    collect : callable
-        ``collect(folder, *, seed, **options) -> Listing``; its keyword
-        defaults are the corpus's options.
-    help : mapping of str to str
-        One line per option.
-    stamp : callable, optional
-        ``stamp(folder) -> str``: changes when the data change, cheaply.
-    writes : bool
-        ``collect`` makes or fetches the corpus: its folder need not exist, and is
-        ``default_folder`` when none is given.
-    """
+    """A layout that ``prepare`` knows."""
 
     name: str
-    title: str
+    title: str  # one line for the help page
+    # collect(folder, *, seed, **options): its keyword defaults are the options
     collect: Callable[..., Listing]
-    help: Mapping[str, str] = field(default_factory=dict)
+    help: Mapping[str, str] = field(default_factory=dict)  # a line per option
+    # stamp(folder): changes when the data change, cheaply
     stamp: Callable[[Path], str] | None = None
+    # collect makes or fetches the corpus: its folder need not exist
     writes: bool = False
 
     @property

@@ -16,44 +16,21 @@ COLUMNS = ("ID", "duration", "wav", "spk_id", "sample_rate")
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """One recording of one speaker.
+    """One recording of one speaker."""
 
-    Arguments
-    ---------
-    id : str
-        Its name in trial lists; no white space.
-    wav : str
-        Posix path relative to the manifest's root.
-    duration : float
-        Seconds.
-    spk_id : str
-        The speaker.
-    sample_rate : int
-        Hertz, of the file (the model's rate is 16 kHz: resample on loading).
-    meta : mapping of str to str
-        Further columns: gender, age, language, ...
-    """
-
-    id: str
-    wav: str
-    duration: float
+    id: str  # its name in trial lists; no white space
+    wav: str  # posix path relative to the manifest's root
+    duration: float  # seconds
     spk_id: str
-    sample_rate: int
-    meta: Mapping[str, str] = field(default_factory=dict, hash=False)
+    sample_rate: int  # Hz, of the file
+    meta: Mapping[str, str] = field(default_factory=dict, hash=False)  # gender, ...
 
 
 class Manifest(Sequence[Utterance]):
     """The utterances of one split, in order, and the folder they lie in.
 
-    Arguments
-    ---------
-    utterances : iterable of Utterance
-        With distinct ids.
-    root : str or Path
-        The folder that the ``wav`` paths are relative to.
+    The ``wav`` paths are relative to ``root``.
 
-    Example
-    -------
     >>> one = Utterance("a/1.wav", "a/1.wav", 2.5, "a", 16000)
     >>> manifest = Manifest([one], "corpus")
     >>> manifest.speakers, len(manifest), manifest.path(manifest[0]).as_posix()
