@@ -6,7 +6,6 @@ change between versions: the same seed gives the same lists anywhere.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
 import random
@@ -15,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from sb_margins.data.manifest import Utterance
 from sb_margins.data.trials import Trials
 from sb_margins.errors import UserError
+from sb_margins.files import hash_text
 
 FEWEST_SPEAKERS = 6
 MOST_TARGETS = MOST_NONTARGETS = 10_000
@@ -27,10 +27,7 @@ def shuffled(names: Iterable[str], seed: int, what: str = "") -> list[str]:
     A new name does not change the order of the others, so that a corpus that grows
     keeps most of its split.
     """
-    return sorted(
-        set(names),
-        key=lambda n: hashlib.sha256(f"{seed}/{what}/{n}".encode()).digest(),
-    )
+    return sorted(set(names), key=lambda name: hash_text(f"{seed}/{what}/{name}"))
 
 
 def divide(

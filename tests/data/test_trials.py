@@ -181,3 +181,12 @@ def test_usable_trials_agree_with_the_speakers_and_have_both_kinds():
         one = Trials.from_rows([(label, "a1", "a2" if label else "b1")])
         with pytest.raises(UserError, match=f"no {missing} pair"):
             usable_trials(one, "dev", known)
+
+
+def test_target_trials_join_names():
+    rows = [(1, "c", "b"), (1, "b", "a"), (0, "a", "d"), (1, "f", "e"), (0, "e", "c")]
+    names, group = Trials.from_rows(rows).groups()
+    assert names == ["a", "b", "c", "d", "e", "f"]
+    assert group.tolist() == [0, 0, 0, 1, 2, 2]
+    with pytest.raises(UserError, match="without labels"):
+        Trials(["a"], ["b"]).groups()
