@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from sb_margins.commands.model import ModelSettings, print_notes
 from sb_margins.commands.options import parse
@@ -20,7 +21,7 @@ class EmbedSettings(ModelSettings):
     Its arrays: ids [N], embeddings [N, D] (float32), fingerprint, similarity.
     """
 
-    files: Positional[list[str]]
+    files: Annotated[Positional[list[str]], arg(metavar="FILE ...")]
     """Recordings."""
     out: str = "embeddings.npz"
     """The file to write."""

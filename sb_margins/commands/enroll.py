@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 import tyro
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from sb_margins.commands.model import DEFAULT_SET, ModelSettings, print_notes
 from sb_margins.commands.options import parse
@@ -18,9 +18,11 @@ from sb_margins.files import locked
 class EnrollSettings(ModelSettings):
     """Keep the voice of a speaker, for identify."""
 
-    name: Positional[str | None] = None
+    name: Annotated[Positional[str | None], arg(metavar="NAME")] = None
     """The speaker's name."""
-    files: Positional[list[str]] = field(default_factory=list)
+    files: Annotated[Positional[list[str]], arg(metavar="FILE ...")] = field(
+        default_factory=list
+    )
     """Recordings of the speaker."""
     set: str = DEFAULT_SET
     """The file that keeps the speakers."""

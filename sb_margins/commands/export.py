@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from sb_margins.commands.options import parse
 
@@ -17,9 +18,9 @@ class ExportSettings:
     SpeechBrain's SpeakerRecognition.from_hparams loads it too.
     """
 
-    results_dir: Positional[str]
+    results_dir: Annotated[Positional[str], arg(metavar="RESULTS")]
     """The output folder of the training."""
-    out_dir: Positional[str]
+    out_dir: Annotated[Positional[str], arg(metavar="MODEL")]
     """The folder to write."""
     device: str = "cpu"
     """For scoring the dev trials."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from sb_margins.commands.model import DEFAULT_SET, ModelSettings, print_notes
 from sb_margins.commands.options import parse
@@ -17,7 +18,7 @@ from sb_margins.errors import UserError, printable
 class IdentifySettings(ModelSettings):
     """Which enrolled speaker is it?"""
 
-    files: Positional[list[str]]
+    files: Annotated[Positional[list[str]], arg(metavar="FILE ...")]
     """Recordings."""
     set: str = DEFAULT_SET
     """The file that enroll made."""

@@ -6,9 +6,9 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from sb_margins.errors import printable
 
@@ -22,7 +22,7 @@ DEFAULT_SET = "enrolled.npz"
 class ModelSettings:
     """The model of a verb, and how it runs."""
 
-    model: Positional[str]
+    model: Annotated[Positional[str], arg(metavar="MODEL")]
     """A model folder, or a name on the Hugging Face hub."""
     device: str | None = None
     """cpu, cuda, ...; default: a GPU if there is one."""

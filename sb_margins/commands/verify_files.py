@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from sb_margins.commands.model import ModelSettings, print_notes
 from sb_margins.commands.options import parse
@@ -20,7 +21,7 @@ class VerifyFilesSettings(ModelSettings):
     With more than two files, all but the last are of one known speaker.
     """
 
-    files: Positional[list[str]]
+    files: Annotated[Positional[list[str]], arg(metavar="FILE ...")]
     """Two or more recordings."""
     threshold: str | None = None
     """eer (default), far1, far0.1 of the model, or a score."""
