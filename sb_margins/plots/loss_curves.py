@@ -105,16 +105,17 @@ def plot_losses(
             linear, log = grid[column], grid[column + 2]
             top = max(_largest(getattr(c, name), c.cosine) for c in curves.values())
             for number, (system, curve) in enumerate(curves.items()):
-                values, look = getattr(curve, name), line_style(number, len(curves))
-                linear.plot(curve.cosine, values, label=system, **look)
-                log.plot(curve.cosine, np.where(values > 0, values, FLOOR), **look)
+                look = line_style(number, len(curves))
+                # Without the ends, where distances are infinitely steep.
+                x, y = curve.cosine[1:-1], getattr(curve, name)[1:-1]
+                linear.plot(x, y, label=system, **look)
+                log.plot(x, np.where(y > 0, y, FLOOR), **look)
+                if (y <= 0).any():
+                    log.text(-0.97, 1.2 * FLOOR, "0 is drawn here", color=GREY, size=8)
             linear.set(ylabel=f"{label} (nats)", ylim=(-0.02 * top, 1.05 * top))
             linear.set_title(titles[column])
             log.set(ylabel=f"{label} (nats, logarithmic)", yscale="log")
             log.set_ylim(0.7 * FLOOR, 3 * max(top, 1))
-            log.text(
-                -0.97, 1.2 * FLOOR, "0 is drawn at this height", color=GREY, size=8
-            )
             log.set_xlabel("cosine to the own class")
         for axes in grid:
             axes.set(xlim=(-1, 1), xticks=[-1, -0.5, 0, 0.5, 1])
