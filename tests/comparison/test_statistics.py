@@ -131,6 +131,16 @@ def test_few_seeds_do_not_make_the_interval_narrow():
     assert got.high - got.low == pytest.approx(expected, rel=0.05)
 
 
+@pytest.mark.parametrize("seeds, largest", [(2, 2**0.5), (3, 1.5**0.5)])
+def test_drawn_seeds_are_rescaled(seeds, largest):
+    """Rao and Wu: deviations of n runs are stretched by sqrt(n / (n - 1))."""
+    luck = np.array([1.0] * (seeds - 1) + [1.0 - seeds])  # mean 0
+    drawn = np.tile(luck, (5000, 1))
+    got = difference(luck, np.zeros(seeds), drawn, np.zeros((5000, seeds)))
+    assert got.high == pytest.approx(largest)
+    assert got.low == pytest.approx((1 - seeds) * largest)
+
+
 def test_difference_by_hand():
     """Two seeds with the same gap: only the draws of speakers count."""
     full, reference = np.array([0.10, 0.20]), np.array([0.12, 0.22])
