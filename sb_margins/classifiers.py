@@ -3,14 +3,13 @@
 A classifier turns embeddings into scores [B, 1, C] whose arg-max is the decision:
 linear logits, cosines, or negative Poincaré distances. Constructor keywords and the
 parameter name ``weight`` are SpeechBrain's, so any of them is a ``classifier:`` of a
-stock recipe. All compute in float32, whatever autocast says.
+stock recipe. All compute in float32, whatever autocast and TF32 settings say.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,60 +17,8 @@ from torch import Tensor, nn
 from sb_margins.errors import UserError
 from sb_margins.labels import as_rows
 from sb_margins.poincare import clip, tangent_matrix
-from sb_margins.precision import island, on_cpu, upcast
-from sb_margins.tiles import CosineTiles, LinearTiles, UnitBallTiles
-
-TILE = 4096  # classes per tile on a CPU
-
-
-def tile_ranges(classes: int, device: torch.device) -> list[tuple[int, int]]:
-    """Ranges of classes: 4096 on a CPU (its cache), 65,536 elsewhere.
-
-    Example
-    -------
-    >>> tile_ranges(5000, torch.device("cpu"))
-    [(0, 4096), (4096, 5000)]
-    """
-    size = TILE if on_cpu(device) else 16 * TILE
-    return [(low, min(low + size, classes)) for low in range(0, classes, size)]
-
-
-class _Scores(torch.autograd.Function):
-    """All scores [B, C], with an analytic backward in tiles."""
-
-    @staticmethod
-    def forward(ctx, x, weight, bias, kind, options):
-        state = kind.prepare(x, weight, bias, **options)
-        tiles = kind(state, 1.0, **options)
-        out = x.new_empty(len(x), len(weight))
-        spare = torch.empty_like(out) if tiles.spare else None
-        with island(x.device, tiles.exact):
-            for low, high in tile_ranges(len(weight), x.device):
-                rest = None if spare is None else spare[:, low:high]
-                tiles.logits_(low, high, out[:, low:high], rest)
-        ctx.kind, ctx.options, ctx.biased = kind, options, bias is not None
-        ctx.save_for_backward(x, *state, *([spare] if tiles.spare else []))
-        return out
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad):
-        x, *state = ctx.saved_tensors
-        spare = state.pop() if ctx.kind.spare else None
-        tiles = ctx.kind(state, 1.0, fresh=False, **ctx.options)
-        weight = tiles.weight
-        dw, dleft = torch.empty_like(weight), torch.zeros_like(tiles.left)
-        with island(grad.device, tiles.exact):
-            for low, high in tile_ranges(len(weight), grad.device):
-                g = grad[:, low:high]
-                rest = None if spare is None else spare[:, low:high]
-                m = tiles.chain(g, low, high, rest, torch.empty_like(g))
-                right = tiles.right(low, high)
-                dleft.addmm_(m, right, alpha=tiles.sign)
-                dright = torch.mm(m.t(), tiles.left).mul_(tiles.sign)
-                tiles.weight_grad_(low, high, dright, dw[low:high])
-        db = grad.sum(0) if ctx.biased else None
-        return tiles.left_grad(x, dleft), dw, db, None, None
+from sb_margins.precision import full_precision, upcast
+from sb_margins.tiles import CosineSpace, LinearSpace, UnitBallSpace, all_scores
 
 
 class Classifier(nn.Module):
@@ -98,7 +45,7 @@ class Classifier(nn.Module):
     """
 
     geometry = "none"
-    tiles: type[LinearTiles] | None = None
+    space: LinearSpace | None = None  # where it is evaluated in tiles
 
     def __init__(self, input_size: int, out_neurons: int, rows: int = 1) -> None:
         super().__init__()
@@ -114,33 +61,8 @@ class Classifier(nn.Module):
         self.input_size, self.out_neurons = input_size, out_neurons
         self.weight = nn.Parameter(torch.empty(rows * out_neurons, input_size))
 
-    def options(self) -> dict[str, Any]:
-        """What the tiles of this classifier need to know besides its weight."""
-        return {}
-
     def inputs(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Embeddings, weight and bias in float32 (float64 when one of them is).
-
-        Arguments
-        ---------
-        x : torch.Tensor
-            Embeddings, [B, D] or [B, 1, D].
-
-        Returns
-        -------
-        tuple
-            x [B, D], weight [C, D], bias [C] or None.
-
-        Raises
-        ------
-        ValueError
-            When the embeddings have another size.
-
-        Example
-        -------
-        >>> CosineClassifier(3, 2).inputs(torch.ones(4, 1, 3))[0].shape
-        torch.Size([4, 3])
-        """
+        """Embeddings [B, D], weight and bias in float32 (float64 if one of them is)."""
         x = as_rows(x, "embeddings")
         if x.shape[1] != self.input_size:
             raise UserError(
@@ -155,7 +77,8 @@ class Classifier(nn.Module):
 
     def scores(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Scores [B, C] of embeddings [B, D]."""
-        return _Scores.apply(x, weight, bias, self.tiles, self.options())
+        assert self.space is not None
+        return all_scores(self.space, x, weight, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Score embeddings against all classes.
@@ -170,8 +93,9 @@ class Classifier(nn.Module):
         torch.Tensor
             float32 (float64 for float64), [B, 1, C]; the arg-max is the decision.
         """
-        with island(x.device):
-            return self.scores(*self.inputs(x)).unsqueeze(1)
+        x, weight, bias = self.inputs(x)
+        with full_precision(x.device):
+            return self.scores(x, weight, bias).unsqueeze(1)
 
     def extra_repr(self) -> str:
         """The sizes, for print."""
@@ -197,7 +121,7 @@ class LinearClassifier(Classifier):
     """
 
     geometry = "linear"
-    tiles = LinearTiles
+    space = LinearSpace()
 
     def __init__(self, input_size: int, out_neurons: int, bias: bool = True) -> None:
         super().__init__(input_size, out_neurons)
@@ -242,11 +166,11 @@ class CosineClassifier(Classifier):
         super().__init__(input_size, out_neurons, rows=sub_centers)
         self.sub_centers = sub_centers
         nn.init.xavier_uniform_(self.weight)
-        self.tiles = CosineTiles if sub_centers == 1 else None
+        self.space = CosineSpace() if sub_centers == 1 else None
 
     def scores(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Cosines [B, C] of embeddings [B, D]."""
-        every = _Scores.apply(x, weight, None, CosineTiles, {})
+        every = all_scores(CosineSpace(), x, weight, None)
         if self.sub_centers == 1:
             return every
         return every.view(len(x), self.out_neurons, self.sub_centers).amax(-1)
@@ -321,7 +245,7 @@ class PoincareClassifier(Classifier):
         if clip_norm is not None and not clip_norm > 0:
             raise UserError(f"clip_norm is {clip_norm}: it must be more than 0")
         self.metric, self.clip_norm = metric, clip_norm
-        self.tiles = UnitBallTiles if metric == "unit" else None
+        self.space = UnitBallSpace(curvature) if metric == "unit" else None
         log_c = torch.tensor(math.log(curvature))
         self._curvature = float(curvature)
         self.log_curvature = nn.Parameter(log_c) if learnable else None
@@ -334,17 +258,11 @@ class PoincareClassifier(Classifier):
             return self.log_curvature.exp()
         return self._curvature
 
-    def options(self) -> dict[str, Any]:
-        """The curvature."""
-        return {"curvature": self._curvature}
-
     def scores(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Negative distances [B, C] of embeddings [B, D]."""
         if self.metric == "unit":
             return super().scores(x, weight, bias)
-        x = self.clipped(x)
-        with island(x.device, exact=True):
-            return -tangent_matrix(x, weight, curvature=self.curvature)
+        return -tangent_matrix(self.clipped(x), weight, curvature=self.curvature)
 
     def clipped(self, x: Tensor) -> Tensor:
         """Embeddings after feature clipping (textbook metric)."""

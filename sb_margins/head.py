@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from functools import cache
 from typing import Any
 
 import torch
@@ -11,45 +10,29 @@ from torch import Tensor, nn
 
 from sb_margins import functional as fn
 from sb_margins.errors import UserError
+from sb_margins.heads.pairing import check_pair
+from sb_margins.heads.walk import Plan, tiled_kept
 from sb_margins.labels import InputCheck, as_labels
-from sb_margins.nontargets import Kept
-from sb_margins.pairing import check_pair
-from sb_margins.precision import island, on_cpu
-from sb_margins.tiled import Plan, tiled_kept
+from sb_margins.losses.nontargets import Kept
+from sb_margins.precision import full_precision
+from sb_margins.tiles import class_ranges
 
-TILE_NUMBERS = 1 << 19  # in a tile on a CPU, at most: 2 MiB
-BUFFERS = 0.25  # of a [B, C], at most, in the buffers of a tile on a CPU
-GPU_TILE = 1 << 16  # classes
-ROOM = 128 << 20  # bytes that are always worth keeping instead of computing twice
+WORTH_STORING = 128 << 20  # bytes that are always kept instead of computed twice
 
 
-@cache
-def cache_bytes(device: str) -> int:
-    """Size of the last-level cache of a device, or a usual one.
+def storage_budget(device: torch.device) -> int:
+    """Bytes up to which keeping a [B, C] is better than computing it twice.
 
-    Arguments
-    ---------
-    device : str
-        ``"cpu"`` or ``"cuda:0"``.
-
-    Returns
-    -------
-    int
-        Bytes.
-
-    Example
-    -------
-    >>> cache_bytes("cpu") > 0
-    True
+    On a CPU the last-level cache, on a GPU a sixteenth of its memory.
     """
-    usual = 32 << 20
-    if device.startswith("cuda"):
-        properties = torch.cuda.get_device_properties(device)
-        return int(getattr(properties, "L2_cache_size", usual)) or usual
-    try:
-        return os.sysconf("SC_LEVEL3_CACHE_SIZE") or usual
-    except (ValueError, OSError, AttributeError):
-        return usual
+    if device.type == "cuda":
+        memory = torch.cuda.get_device_properties(device).total_memory // 16
+    else:
+        try:
+            memory = os.sysconf("SC_LEVEL3_CACHE_SIZE")
+        except (ValueError, OSError, AttributeError):  # not on this system
+            memory = 0
+    return max(WORTH_STORING, memory)
 
 
 class Head(nn.Module):
@@ -74,7 +57,10 @@ class Head(nn.Module):
         Keep one [B, C] (True), recompute it in backward (False: one more product, no
         memory), or ``"auto"`` (default): keep it while it fits ``budget``.
     budget : int, optional
-        Bytes. Default: the device's last-level cache, or 128 MiB when that is more.
+        Bytes. Default: the last-level cache of a CPU or a sixteenth of a GPU's memory,
+        or 128 MiB when that is more.
+    tile : int, optional
+        Classes per tile. Default: chosen for the cache.
 
     Raises
     ------
@@ -98,21 +84,21 @@ class Head(nn.Module):
         loss: Any,
         store: bool | str = "auto",
         budget: int | None = None,
+        tile: int | None = None,
     ) -> None:
         super().__init__()
         check_pair(classifier, loss)
         if store not in (True, False, "auto"):
             raise UserError(f"store is {store!r}: it is True, False or 'auto'")
         self.classifier, self.loss = classifier, loss
-        self.store, self.budget = store, budget
-        self.tile: int | None = None  # classes per tile; chosen when None
+        self.store, self.budget, self.tile = store, budget, tile
         self.correct: Tensor | None = None
         self.stats: dict[str, Tensor] = {}
         self.check = InputCheck()
         self._parts: tuple[Head, ...] = ()  # a tuple: their parameters are ours already
         if classifier.geometry == "joint":
             pairs = zip(classifier.classifiers, loss.losses, strict=True)
-            self._parts = tuple(Head(c, one, store, budget) for c, one in pairs)
+            self._parts = tuple(Head(c, one, store, budget, tile) for c, one in pairs)
 
     def forward(
         self,
@@ -145,55 +131,53 @@ class Head(nn.Module):
         if targets is None:
             return self.classifier(embeddings)
         if self._parts:
-            losses = [p(embeddings, targets, reduction) for p in self._parts]
+            losses = [part(embeddings, targets, reduction) for part in self._parts]
             self.correct = self._parts[0].correct
             total = self.loss.combine(losses)
             self.stats = self.loss.stats
             return total
-        with island(embeddings.device):
-            x, weight, bias = self.classifier.inputs(embeddings)
-            classes = self.classifier.out_neurons
+        x, weight, bias = self.classifier.inputs(embeddings)
+        classes = self.classifier.out_neurons
+        with full_precision(x.device):
             labels = self.check.labels(as_labels(targets, len(x)), classes)
             self.check.values(x)
-            if self.classifier.tiles is None or self.loss.top_k:
+            if self.classifier.space is None or self.loss.top_k:
                 kept = self._dense(x, weight, bias, labels)
             else:
-                plan = self._plan(len(x), x)
-                kept = tiled_kept(x, weight, bias, labels, plan)
-                right = kept.target * self.loss.scale > kept.best
-                self.correct = right.detach()
-            losses = self.loss.from_kept(kept, classes)
+                kept = self._tiled(x, weight, bias, labels)
+            losses = self.loss.per_sample(kept, classes)
             self.stats = self.loss.stats
             return fn.reduce(losses, reduction)
+
+    def flush(self) -> None:
+        """Raise for earlier batches on an accelerator, if any was bad; waits for it."""
+        for part in (self, *self._parts):
+            part.check.flush()
 
     def _dense(self, x: Tensor, weight: Tensor, bias: Any, labels: Tensor) -> Kept:
         scores = self.classifier.scores(x, weight, bias)
         with torch.no_grad():
-            own = scores.gather(1, labels[:, None])
-            self.correct = (scores >= own).sum(1) == 1
+            target = scores.gather(1, labels[:, None])
+            self.correct = (scores >= target).sum(1) == 1
         return self.loss.dense(scores, labels)
 
-    def _plan(self, batch: int, x: Tensor) -> Plan:
-        classes = self.classifier.out_neurons
-        store = self.store
+    def _tiled(self, x: Tensor, weight: Tensor, bias: Any, labels: Tensor) -> Kept:
+        space, classes, store = self.classifier.space, len(weight), self.store
         if store == "auto":
-            limit = self.budget
-            if limit is None:
-                limit = max(ROOM, cache_bytes(str(x.device)))
-            store = batch * classes * x.element_size() <= limit
-        tile = self.tile or GPU_TILE
-        if on_cpu(x.device) and self.tile is None:
-            size, spare = x.shape[1], batch * self.classifier.tiles.spare
-            size += max(size, spare) if store else size + batch + spare
-            most = (TILE_NUMBERS if store else TILE_NUMBERS // 4) // batch
-            tile = min(most, int(BUFFERS * batch * classes / size))
-            tile = max(256, tile // 64 * 64)
-        return Plan(
-            self.classifier.tiles,
-            self.classifier.options(),
-            self.loss.scale,
-            self.loss.keep(),
-            self.loss.target,
-            min(tile, classes),
-            bool(store),
+            budget = storage_budget(x.device) if self.budget is None else self.budget
+            store = len(x) * classes * x.element_size() <= budget
+        batch, size = x.shape
+        ranges = class_ranges(
+            batch,
+            size,
+            classes,
+            x.device,
+            stored=bool(store),
+            slopes=space.slopes,
+            tile=self.tile,
         )
+        loss = self.loss
+        plan = Plan(space, loss.scale, loss.keep(), ranges, bool(store))
+        kept = tiled_kept(x, weight, bias, labels, plan, loss.target)
+        self.correct = (kept.target * loss.scale > kept.best).detach()
+        return kept

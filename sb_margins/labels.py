@@ -1,15 +1,16 @@
-"""Shapes and labels of a training step: checked at once, or without a device sync.
+"""Shapes and values of a batch: checked at once, or without a wait for the device.
 
-On the CPU a bad label is told in the call that has it. On an accelerator looking at a
+On a CPU a bad label is reported by the call that has it. On an accelerator looking at a
 label would stop the pipeline, and not looking would end in a device assert; so labels
-are clamped into range, the verdict is copied out in the background, and the ValueError
-is raised by the next call (or by :meth:`InputCheck.flush`).
+are clamped into range, the verdict is copied out in the background, and the error is
+raised by the next call (or by :meth:`InputCheck.flush`).
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections import deque
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,30 +20,7 @@ from sb_margins.precision import on_cpu
 
 
 def as_rows(x: Tensor, name: str) -> Tensor:
-    """[B, 1, N] or [B, N] to [B, N].
-
-    Arguments
-    ---------
-    x : torch.Tensor
-        What the user gave.
-    name : str
-        How to call it in a message.
-
-    Returns
-    -------
-    torch.Tensor
-        Shape [B, N].
-
-    Raises
-    ------
-    ValueError
-        When the shape is neither, or the batch is empty.
-
-    Example
-    -------
-    >>> as_rows(torch.zeros(4, 1, 3), "scores").shape
-    torch.Size([4, 3])
-    """
+    """[B, 1, N] or [B, N] to [B, N]; other shapes and empty batches are refused."""
     if x.dim() == 3 and x.shape[1] == 1:
         x = x.squeeze(1)
     if x.dim() != 2:
@@ -54,30 +32,7 @@ def as_rows(x: Tensor, name: str) -> Tensor:
 
 
 def as_labels(targets: Tensor, batch: int) -> Tensor:
-    """Class numbers of any dtype, [B] or [B, 1], to int64 [B].
-
-    Arguments
-    ---------
-    targets : torch.Tensor
-        Integers, or floats that hold integers.
-    batch : int
-        How many there must be.
-
-    Returns
-    -------
-    torch.Tensor
-        int64, shape [B].
-
-    Raises
-    ------
-    ValueError
-        When their number is not that of the batch.
-
-    Example
-    -------
-    >>> as_labels(torch.tensor([[1.0], [0.0]]), 2)
-    tensor([1, 0])
-    """
+    """Class numbers of any dtype, [B] or [B, 1], to int64 [B]."""
     if targets.dim() == 2 and targets.shape[1] == 1:
         targets = targets.squeeze(1)
     if targets.dim() != 1 or targets.shape[0] != batch:
@@ -89,39 +44,19 @@ def as_labels(targets: Tensor, batch: int) -> Tensor:
     return targets.long()
 
 
-class Done:
-    """The event of a copy that is done.
+class _Verdict(NamedTuple):
+    """Whether a batch is bad and its label furthest out, on their way to the host."""
 
-    Example
-    -------
-    >>> Done().query()
-    True
-    """
-
-    def query(self) -> bool:
-        """Whether it is."""
-        return True
-
-    def synchronize(self) -> None:
-        """Nothing to wait for."""
+    host: Tensor
+    copied: torch.cuda.Event | None
+    classes: int  # 0 when it is about values
 
 
 class InputCheck:
-    """Says what is wrong with the values of a batch.
-
-    Example
-    -------
-    >>> check = InputCheck()
-    >>> check.labels(torch.tensor([0, 1]), 2)
-    tensor([0, 1])
-    >>> check.labels(torch.tensor([0, 2]), 2)
-    Traceback (most recent call last):
-    ...
-    sb_margins.errors.UserError: label 2 is out of range for 2 classes ...
-    """
+    """Says what is wrong with the values of a batch."""
 
     def __init__(self) -> None:
-        self._pending: list[tuple[Tensor, Any, int]] = []
+        self._pending: deque[_Verdict] = deque()
 
     def __deepcopy__(self, memo: dict) -> InputCheck:
         return InputCheck()
@@ -130,64 +65,30 @@ class InputCheck:
         return (InputCheck, ())
 
     def labels(self, labels: Tensor, classes: int) -> Tensor:
-        """Check the labels of a batch.
+        """The labels, int64 [B], within range.
 
-        Arguments
-        ---------
-        labels : torch.Tensor
-            int64, shape [B].
-        classes : int
-            How many classes there are.
-
-        Returns
-        -------
-        torch.Tensor
-            The labels, within range, shape [B].
-
-        Raises
-        ------
-        ValueError
-            On the CPU for this batch; on an accelerator for an earlier one.
-
-        Example
-        -------
-        >>> InputCheck().labels(torch.tensor([2]), 3)
-        tensor([2])
+        Raises UserError on a CPU for these, on an accelerator for an earlier batch.
         """
         if on_cpu(labels.device):
             for label in labels.aminmax():
                 if not 0 <= int(label) < classes:
-                    _raise_label(int(label), classes)
+                    raise _label_error(int(label), classes)
             return labels
-        wild = (labels < 0) | (labels >= classes)
         self.flush(wait=False)
-        wrong = torch.where(wild, labels, torch.zeros_like(labels))
-        worst = wrong.abs().argmax(0, keepdim=True)
-        self._post(wild.any(), wrong.gather(0, worst).squeeze(0), classes)
+        outside = (labels < 0) | (labels >= classes)
+        wrong = torch.where(outside, labels, 0)
+        furthest = wrong.abs().argmax(0, keepdim=True)
+        # indexing with it would read it: a wait
+        self._post(outside.any(), wrong.gather(0, furthest).squeeze(0), classes)
         return labels.clamp(0, classes - 1)
 
     def values(self, values: Tensor) -> None:
-        """Check that numbers are finite.
-
-        Arguments
-        ---------
-        values : torch.Tensor
-            Embeddings or scores, any shape.
-
-        Raises
-        ------
-        ValueError
-            On the CPU for these; on an accelerator for earlier ones.
-
-        Example
-        -------
-        >>> InputCheck().values(torch.ones(2))
-        """
+        """Check that embeddings or scores are finite; raises as :meth:`labels` does."""
         values = values.detach()
         if on_cpu(values.device):
             if not math.isfinite(values.sum().item()):  # then look closely
                 if not bool(torch.isfinite(values).all()):
-                    _raise_values()
+                    raise _values_error()
             return
         broken = ~torch.isfinite(values).all()
         self._post(broken, broken.long(), 0)
@@ -195,52 +96,45 @@ class InputCheck:
     def flush(self, wait: bool = True) -> None:
         """Raise for earlier batches on an accelerator, if any was bad.
 
-        Arguments
-        ---------
-        wait : bool
-            Whether to wait for those still running. Default True.
-
-        Raises
-        ------
-        ValueError
-            When an earlier batch had a bad label or a value that is not finite.
-
-        Example
-        -------
-        >>> InputCheck().flush()
+        ``wait=False`` leaves those whose verdict is not there yet.
         """
-        while self._pending and (wait or self._pending[0][1].query()):
-            host, event, classes = self._pending.pop(0)
-            event.synchronize()
-            if host[0]:
-                if classes:
-                    _raise_label(int(host[1]), classes)
-                _raise_values()
+        while self._pending:
+            verdict = self._pending[0]
+            if verdict.copied is not None:
+                if not wait and not verdict.copied.query():
+                    return
+                verdict.copied.synchronize()
+            self._pending.popleft()
+            bad, label = verdict.host.tolist()
+            if bad and verdict.classes:
+                raise _label_error(label, verdict.classes)
+            if bad:
+                raise _values_error()
 
-    def _post(self, bad: Tensor, detail: Tensor, classes: int) -> None:
+    def _post(self, bad: Tensor, label: Tensor, classes: int) -> None:
         """Copy a verdict out in the background; nothing waits for it here."""
-        if bad.device.type == "cpu":  # the tests' accelerator
-            event: Any = Done()
-            self._pending.append((torch.stack([bad.long(), detail]), event, classes))
-            return
-        if bad.device.type != "cuda" or torch.cuda.is_current_stream_capturing():
-            return
-        host = torch.empty(2, dtype=torch.long, pin_memory=True)
-        host.copy_(torch.stack([bad.long(), detail]), non_blocking=True)
-        event = torch.cuda.Event()
-        event.record()
-        self._pending.append((host, event, classes))
+        verdict = torch.stack([bad.long(), label])
+        if verdict.device.type == "cpu":  # the branches of accelerators, under test
+            self._pending.append(_Verdict(verdict, None, classes))
+        elif verdict.device.type == "cuda":
+            if torch.cuda.is_current_stream_capturing():
+                return
+            host = torch.empty(2, dtype=torch.long, pin_memory=True)
+            host.copy_(verdict, non_blocking=True)
+            copied = torch.cuda.Event()
+            copied.record()
+            self._pending.append(_Verdict(host, copied, classes))
 
 
-def _raise_label(label: int, classes: int) -> None:
-    raise UserError(
+def _label_error(label: int, classes: int) -> UserError:
+    return UserError(
         f"label {label} is out of range for {classes} classes (0 to {classes - 1}); "
         "set out_neurons to the number of training speakers"
     )
 
 
-def _raise_values() -> None:
-    raise UserError(
+def _values_error() -> UserError:
+    return UserError(
         "the embeddings or scores hold NaN or infinity; lower the learning rate, clip "
         "the gradients, or look for silent or corrupt audio in the batch"
     )

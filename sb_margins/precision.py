@@ -1,14 +1,14 @@
-"""The float32 island: where classifiers and losses compute, whatever autocast says.
+"""Float32 whatever surrounds it, and norms and casts that stay finite.
 
-A cosine rounded to bfloat16 is off by 0.004, times a scale of 30 that is a margin
-lost. So inputs are cast up, autocast is off inside, and gradients are cast back.
+A cosine rounded to bfloat16 is off by 0.004, one from a TF32 product by 0.0005; times
+a scale of 30 either is part of a margin. So classifiers and losses cast their inputs
+up and compute with autocast and TF32 off; gradients are cast back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -22,25 +22,13 @@ def on_cpu(device: torch.device) -> bool:
     """Whether values can be read without a wait, and caches are a CPU's.
 
     Every branch that depends on the kind of device asks here.
-
-    Example
-    -------
-    >>> on_cpu(torch.device("cpu")), on_cpu(torch.device("cuda"))
-    (True, False)
     """
     return device.type == "cpu" and not _pretend
 
 
 @contextmanager
 def accelerator_branches() -> Iterator[None]:
-    """Take the branches of accelerators on a CPU as well: for tests.
-
-    Example
-    -------
-    >>> with accelerator_branches():
-    ...     on_cpu(torch.device("cpu"))
-    False
-    """
+    """Take the branches of accelerators on a CPU as well: for tests."""
     global _pretend
     before, _pretend = _pretend, True
     try:
@@ -50,114 +38,84 @@ def accelerator_branches() -> Iterator[None]:
 
 
 @contextmanager
-def island(device: torch.device, exact: bool = False) -> Iterator[None]:
-    """Autocast off; with ``exact``, TF32 kept out of CUDA matrix products too.
-
-    Arguments
-    ---------
-    device : torch.device
-        Where the tensors are.
-    exact : bool
-        Whether products need all 24 bits (Poincaré distances do). Default False.
-
-    Yields
-    ------
-    None
-
-    Example
-    -------
-    >>> with torch.autocast("cpu", torch.bfloat16), island(torch.device("cpu")):
-    ...     (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
-    torch.float32
-    """
-    exact = exact and device.type == "cuda"
-    known = torch.amp.is_autocast_available(device.type)  # the meta device has none
-    if not exact and not (known and torch.is_autocast_enabled(device.type)):
-        yield
-        return
-    with torch.autocast(device.type, enabled=False):
-        if not exact:
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Autocast off, and no TF32 in CUDA's matrix products."""
+    available = torch.amp.is_autocast_available(device.type)  # not on "meta"
+    autocast = available and torch.is_autocast_enabled(device.type)
+    with torch.autocast(device.type, enabled=False) if autocast else nullcontext():
+        if device.type != "cuda":
             yield
             return
-        matmul: Any = torch.backends.cuda.matmul
-        new = hasattr(matmul, "fp32_precision")  # torch 2.9 and later
-        name, value = ("fp32_precision", "ieee") if new else ("allow_tf32", False)
-        before = getattr(matmul, name)
-        setattr(matmul, name, value)
-        try:
+        with _without_tf32():
             yield
-        finally:
-            setattr(matmul, name, before)
+
+
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    """TF32 off for CUDA's matrix products, by the old switch and by the new one.
+
+    PyTorch 2.9 has a new switch beside ``allow_tf32``. Writing the old one sets both;
+    writing the new one alone makes every reader of the old one raise.
+    """
+    matmul = torch.backends.cuda.matmul
+    new = getattr(matmul, "fp32_precision", None)
+    before = matmul.allow_tf32 if new is None else new == "tf32"
+    matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        matmul.allow_tf32 = before
+        if new is not None:
+            matmul.fp32_precision = new
 
 
 class _ExactProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx, a, b):
         ctx.save_for_backward(a, b)
-        with island(a.device, exact=True):
+        with full_precision(a.device):
             return a @ b.t()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
         a, b = ctx.saved_tensors
-        with island(grad.device, exact=True):
+        with full_precision(grad.device):
             return grad @ b, grad.t() @ a
 
 
 def exact_product(a: Tensor, b: Tensor) -> Tensor:
-    """``a @ b.T`` without TF32, in backward too.
-
-    Arguments
-    ---------
-    a, b : torch.Tensor
-        Shapes [N, K] and [M, K].
-
-    Returns
-    -------
-    torch.Tensor
-        Shape [N, M].
-
-    Example
-    -------
-    >>> exact_product(torch.ones(1, 2), torch.eye(2))
-    tensor([[1., 1.]])
-    """
+    """``a @ b.T`` of [N, K] and [M, K] in full precision, in backward too."""
     return _ExactProduct.apply(a, b)
 
 
 class _Upcast(torch.autograd.Function):
-    """To float32; the gradient going back saturates instead of overflowing."""
-
     @staticmethod
     def forward(ctx, x):
         ctx.dtype = x.dtype
+        kind = x.device.type
+        # float16 autocast has a GradScaler, which lowers its scale when it sees
+        # infinity: hidden from it, gradients would be cut off at every step
+        ctx.saturate = not (
+            torch.amp.is_autocast_available(kind)
+            and torch.is_autocast_enabled(kind)
+            and torch.get_autocast_dtype(kind) == torch.float16
+        )
         return x.float()
 
     @staticmethod
     def backward(ctx, grad):
-        top = torch.finfo(ctx.dtype).max
-        return grad.clamp(-top, top).to(ctx.dtype)
+        if ctx.saturate:
+            top = torch.finfo(ctx.dtype).max
+            grad = grad.clamp(-top, top)
+        return grad.to(ctx.dtype)
 
 
 def upcast(x: Tensor) -> Tensor:
-    """Half precision to float32; float32 and float64 stay as they are.
+    """Half precision (and integers) to float32; float32 and float64 as they are.
 
-    Arguments
-    ---------
-    x : torch.Tensor
-        Any floating dtype; integers become float32.
-
-    Returns
-    -------
-    torch.Tensor
-        float32 or float64, same shape. Its gradient comes back in the dtype of
-        ``x``, clipped to the finite range of that dtype.
-
-    Example
-    -------
-    >>> upcast(torch.ones(2, dtype=torch.float16)).dtype
-    torch.float32
+    The gradient comes back in the dtype of ``x``, cut off at its largest number; but
+    under float16 autocast as infinity, for the GradScaler to see.
     """
     if x.dtype in (torch.float32, torch.float64):
         return x
@@ -170,22 +128,8 @@ def safe_norm(x: Tensor) -> Tensor:
     """Euclidean norm over the last dimension, for entries from 1e-38 to 1e37.
 
     Squares of 1e30 overflow float32 and squares of 1e-30 vanish, so vectors are
-    divided by their largest entry first. No gradient flows.
-
-    Arguments
-    ---------
-    x : torch.Tensor
-        Shape [..., D].
-
-    Returns
-    -------
-    torch.Tensor
-        Shape [...].
-
-    Example
-    -------
-    >>> safe_norm(torch.tensor([[3e30, 4e30], [0.0, 0.0]]))
-    tensor([5.0000e+30, 0.0000e+00])
+    divided by their largest entry first (on a CPU only when there are such vectors).
+    No gradient flows.
     """
     x = x.detach()
     norm = torch.linalg.vector_norm(x, dim=-1)
@@ -199,24 +143,7 @@ def safe_norm(x: Tensor) -> Tensor:
 
 
 def normalize(x: Tensor) -> Tensor:
-    """Vectors of length 1, differentiable, for any finite input.
-
-    Arguments
-    ---------
-    x : torch.Tensor
-        Shape [..., D].
-
-    Returns
-    -------
-    torch.Tensor
-        ``x / max(|x|, 1e-12)``, shape [..., D].
-
-    Example
-    -------
-    >>> normalize(torch.tensor([[3e30, 4e30], [0.0, 0.0]]))
-    tensor([[0.6000, 0.8000],
-            [0.0000, 0.0000]])
-    """
+    """``x / max(|x|, 1e-12)``, [..., D], differentiable, for any finite input."""
     return _Normalize.apply(x)
 
 
@@ -232,32 +159,7 @@ class _Normalize(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
         unit, norm = ctx.saved_tensors
-        return tangent(grad, unit, norm)
-
-
-def tangent(grad: Tensor, unit: Tensor, norm: Tensor) -> Tensor:
-    """Gradient of ``x / max(|x|, 1e-12)``: the part across x, divided by its norm.
-
-    Arguments
-    ---------
-    grad : torch.Tensor
-        Gradient towards the unit vectors, shape [..., D].
-    unit : torch.Tensor
-        The unit vectors, shape [..., D].
-    norm : torch.Tensor
-        The clamped norms, shape [..., 1].
-
-    Returns
-    -------
-    torch.Tensor
-        Gradient towards x, shape [..., D].
-
-    Example
-    -------
-    >>> one = torch.ones(1, 1)
-    >>> tangent(torch.tensor([[2.0, 3.0]]), torch.tensor([[1.0, 0.0]]), one)
-    tensor([[0., 3.]])
-    """
-    along = (unit * grad).sum(-1, keepdim=True)
-    along = torch.where(norm > SMALL_NORM, along, torch.zeros_like(along))
-    return torch.addcmul(grad, along, unit, value=-1).div_(norm)
+        # the part across x, over its norm; all of it where x has no direction
+        along = (unit * grad).sum(-1, keepdim=True)
+        along = torch.where(norm > SMALL_NORM, along, 0.0)
+        return torch.addcmul(grad, along, unit, value=-1).div_(norm)

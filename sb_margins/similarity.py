@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from sb_margins.classifiers import PoincareClassifier
 from sb_margins.errors import UserError, nearest
 from sb_margins.poincare import clip, clip_radius, distance, tangent_distance
-from sb_margins.precision import island, normalize, upcast
+from sb_margins.precision import full_precision, normalize, upcast
 
 
 class Similarity(nn.Module):
@@ -50,7 +50,7 @@ class Similarity(nn.Module):
         torch.Tensor
             Shape [...].
         """
-        with island(a.device, exact=self.exact):
+        with full_precision(a.device):
             return self.prepared_pairs(self.prepare(a), self.prepare(b))
 
     def matrix(self, a: Tensor, b: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ class Similarity(nn.Module):
         torch.Tensor
             Shape [N, M].
         """
-        with island(a.device, exact=self.exact):
+        with full_precision(a.device):
             return self.prepared_matrix(self.prepare(a), self.prepare(b))
 
     def centre(self, rows: Tensor) -> Tensor:

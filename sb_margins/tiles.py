@@ -1,8 +1,9 @@
-"""Scores of a batch against a range of classes, and their gradients by hand.
+"""Scores of a batch against a range of classes, and their gradients.
 
-A tile is [B, n]: one matrix product ``left @ right.T`` and a few passes in place. For
-backward a tile of gradients towards that product gives, again by products, those of
-``left`` (the embeddings' side) and ``right`` (the classes' side).
+A tile of scores [B, n] is one matrix product, ``left @ right.T``, and a few passes in
+place. ``left`` [B, K] comes from the embeddings by ordinary autograd. ``right`` [n, K]
+comes from the weight a range of classes at a time, with its gradient by hand: nothing
+of size [C, D] is made beside the weight and its gradient.
 """
 
 from __future__ import annotations
@@ -13,293 +14,367 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sb_margins.poincare import Matched, clip_radius, shrink, shrink_grad
-from sb_margins.precision import SMALL_NORM, on_cpu, safe_norm, tangent
+from sb_margins.poincare import clip, clip_radius, distance
+from sb_margins.precision import (
+    SMALL_NORM,
+    full_precision,
+    normalize,
+    on_cpu,
+    safe_norm,
+)
 
-RESOLVED = 16  # times eps: what a product resolves in cosh(d) - 1
+TILE_NUMBERS = 1 << 19  # numbers of a tile on a CPU at most: 2 MiB, for its cache
+BUFFERS = 0.25  # of [B, C]: the memory of all buffers of a tile on a CPU, at most
+ACCELERATOR_TILE = 1 << 16  # classes
+RESOLVED = 16  # times eps: what a matrix product resolves in cosh(d) - 1
 
 
-class LinearTiles:
-    """``x . w_j + b_j``.
+def class_ranges(
+    batch: int,
+    size: int,
+    classes: int,
+    device: torch.device,
+    *,
+    stored: bool = False,
+    slopes: bool = False,
+    tile: int | None = None,
+) -> list[tuple[int, int]]:
+    """Where the tiles begin and end: the one rule for their size.
 
-    Arguments
-    ---------
-    state : sequence of torch.Tensor
-        From :meth:`prepare`; what backward needs again.
-    scale : float
-        Multiplies the scores.
-
-    Example
-    -------
-    >>> x, weight = torch.ones(1, 2), torch.eye(2)
-    >>> tiles = LinearTiles(LinearTiles.prepare(x, weight, None), 3.0)
-    >>> tiles.logits_(0, 2, torch.empty(1, 2), None)
-    tensor([[3., 3.]])
+    On a CPU a tile and what is computed with it stay in the cache. ``stored``: its
+    scores have their own place. ``slopes``: they come with a second tile, of slopes.
     """
+    if tile is None:
+        tile = ACCELERATOR_TILE
+        if on_cpu(device):
+            second = batch * slopes
+            per_class = size + (max(size, second) if stored else size + batch + second)
+            numbers = TILE_NUMBERS if stored else TILE_NUMBERS // 4
+            tile = min(numbers // batch, int(BUFFERS * batch * classes / per_class))
+            tile = max(256, tile // 64 * 64)
+    return [(low, min(low + tile, classes)) for low in range(0, classes, tile)]
 
-    sign = 1.0  # of d(logit) / d(product)
-    spare = False  # whether logits_ leaves something in a second tile
-    exact = False  # whether TF32 would spoil the product
-    direct = True  # whether right is the weight itself
-    reach: float | None = None  # largest |score|, where there is one
 
-    def __init__(self, state: Any, scale: float, **_: Any) -> None:
-        self.left, self.weight, *rest = state
-        self.bias = rest[0] if rest else None
-        self.scale = scale
+class Buffers:
+    """Memory by name, used again for every tile: on a CPU fresh memory is slow."""
 
-    @staticmethod
-    def prepare(x: Tensor, weight: Tensor, bias: Tensor | None, **_: Any) -> tuple:
-        """The tensors of one evaluation: [B, K] for the left side, the weight, ..."""
-        return (x, weight) if bias is None else (x, weight, bias)
+    def __init__(self, like: Tensor) -> None:
+        self._like = like
+        self._memory: dict[str, Tensor] = {}
 
-    def target(self, x: Tensor, rows: Tensor, bias: Tensor | None) -> Tensor:
-        """Scores of the embeddings against the rows of their own classes, [B]."""
-        score = (self.left * rows).sum(1)
-        return score if bias is None else score + bias
+    def __call__(self, name: str, rows: int, columns: int) -> Tensor:
+        """An uninitialised [rows, columns]; the first of a name is the largest."""
+        if name not in self._memory:
+            self._memory[name] = self._like.new_empty(rows * columns)
+        return self._memory[name][: rows * columns].view(rows, columns)
 
-    def target_grad(
-        self, x: Tensor, rows: Tensor, grad: Tensor, dleft: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """From the gradients of :meth:`target` and of left: those of x and rows."""
-        dleft.addcmul_(rows, grad.unsqueeze(1))
-        return self.left_grad(x, dleft), self.left * grad.unsqueeze(1)
 
-    def logits_(self, low: int, high: int, z: Tensor, spare: Tensor | None) -> Tensor:
-        """Write the scaled scores of the classes low..high into z [B, n]."""
-        torch.mm(self.left, self.right(low, high).t(), out=z)
-        if self.bias is not None:
-            z.add_(self.bias[low:high])
-        return z.mul_(self.scale) if self.scale != 1 else z
+Factors = tuple[Tensor, ...]  # numbers per class, each [n]
 
-    def right(self, low: int, high: int) -> Tensor:
+
+class LinearSpace:
+    """Scores ``x . w``. What a geometry says about both sides of the product."""
+
+    right_is_weight = True
+    sign = 1.0  # of d(score) / d(product)
+    slopes = False  # whether 1 / |d(score) / d(product)| is kept in a second tile
+    reach: float | None = None  # the largest |score|, where there is one
+
+    def points(self, x: Tensor) -> Tensor:
+        """Embeddings or rows of the weight, ready for :meth:`pair`."""
+        return x
+
+    def pair(self, points: Tensor, others: Tensor) -> Tensor:
+        """Scores [B] of matched points, to all digits also where they are close."""
+        return (points * others).sum(1)
+
+    def left(self, points: Tensor) -> Tensor:
+        """The embeddings' side of the product, [B, K]."""
+        return points
+
+    def norms(self, rows: Tensor) -> Tensor | None:
+        """Norms of the rows [n] where they matter; forward keeps them for backward."""
+        return None
+
+    def factors(self, norms: Tensor) -> Factors:
+        """What :meth:`right` and :meth:`scores_` need of the norms."""
+        return ()
+
+    def all_factors(self, norms: Tensor) -> Factors:
+        """The same and what :meth:`to_weight_` needs."""
+        return self.factors(norms)
+
+    def right(self, rows: Tensor, factors: Factors, buffers: Buffers) -> Tensor:
         """The classes' side of the product, [n, K]."""
-        return self.weight[low:high]
+        return rows
 
-    def chain(self, e: Tensor, low: int, high: int, spare: Any, out: Tensor) -> Tensor:
-        """Gradient towards the scores to that towards the product (no sign)."""
-        return e
+    def scores_(self, product: Tensor, factors: Factors, slopes: Any) -> None:
+        """The product to the scores, in place."""
 
-    def weight_grad_(self, low: int, high: int, grad: Tensor, out: Tensor) -> None:
-        """Gradient of right [n, K] to that of the weight [n, D]."""
-        out.copy_(grad)
-
-    def left_grad(self, x: Tensor, grad: Tensor) -> Tensor:
-        """Gradient of left [B, K] to that of the embeddings x [B, D]."""
+    def to_product(
+        self, grad: Tensor, factors: Factors, slopes: Any, out: Tensor
+    ) -> Tensor:
+        """Gradient of the scores to that of the product, without :attr:`sign`."""
         return grad
 
-
-class CosineTiles(LinearTiles):
-    """``x . w_j / (|x| |w_j|)``; 1/|w_j| multiplies the tile, not the weight.
-
-    Example
-    -------
-    >>> x, weight = torch.tensor([[3.0, 4.0]]), 2 * torch.eye(2)
-    >>> tiles = CosineTiles(CosineTiles.prepare(x, weight, None), 1.0)
-    >>> tiles.logits_(0, 2, torch.empty(1, 2), None)
-    tensor([[0.6000, 0.8000]])
-    """
-
-    reach = 1.0
-    direct = False
-
-    def __init__(
-        self, state: Any, scale: float, *, fresh: bool = True, **_: Any
+    def to_weight_(
+        self,
+        grad: Tensor,
+        rows: Tensor,
+        factors: Factors,
+        out: Tensor,
+        buffers: Buffers,
     ) -> None:
-        self.left, self.weight, self.norm, self.inverse = state
-        self.scale, self.fresh = scale, fresh
-        self._spare: Tensor | None = None
-        self._scaled: Tensor | None = None
-        # whether some w may have no direction (a GPU is not asked: it would wait)
-        ask = not fresh and on_cpu(self.inverse.device)
-        self._lost = not ask or self.inverse.amax().item() >= 1 / SMALL_NORM
-
-    @staticmethod
-    def prepare(x: Tensor, weight: Tensor, bias: Any, **_: Any) -> tuple:
-        """Unit embeddings, the weight, the norms of x, room for those of w.
-
-        The norms of w are taken tile by tile, just before the tile's product: one
-        trip of the weight from memory less.
-        """
-        norm = safe_norm(x).clamp_min_(SMALL_NORM).unsqueeze(1)
-        return x / norm, weight, norm, weight.new_empty(len(weight))
-
-    def target(self, x: Tensor, rows: Tensor, bias: Any) -> Tensor:
-        """Cosines of the embeddings with the rows of their own classes, [B]."""
-        return (self.left * rows).sum(1) / safe_norm(rows).clamp_min_(SMALL_NORM)
-
-    def target_grad(
-        self, x: Tensor, rows: Tensor, grad: Tensor, dleft: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """From the gradients of :meth:`target` and of left: those of x and rows."""
-        norm = safe_norm(rows).clamp_min_(SMALL_NORM).unsqueeze(1)
-        unit, grad = rows / norm, grad.unsqueeze(1)
-        dleft.addcmul_(unit, grad)
-        return self.left_grad(x, dleft), tangent(self.left * grad, unit, norm)
-
-    def logits_(self, low: int, high: int, z: Tensor, spare: Any) -> Tensor:
-        """Write the scaled cosines of the classes low..high into z [B, n]."""
-        w, inverse = self.weight[low:high], self.inverse[low:high]
-        if self.fresh:
-            torch.clamp_min(safe_norm(w), SMALL_NORM, out=inverse).reciprocal_()
-        if self._scaled is None:
-            self._scaled = self.left * self.scale
-        torch.mm(self._scaled, w.t(), out=z)
-        return z.mul_(inverse)
-
-    def chain(self, e: Tensor, low: int, high: int, spare: Any, out: Tensor) -> Tensor:
-        """Gradient towards the cosines to that towards ``x^ . w``."""
-        return torch.mul(e, self.inverse[low:high], out=out)
-
-    def weight_grad_(self, low: int, high: int, grad: Tensor, out: Tensor) -> None:
-        """Leave the part across w."""
-        w, inverse = self.weight[low:high], self.inverse[low:high]
-        if self._spare is None or len(self._spare) < len(w):
-            self._spare = torch.empty_like(grad)
-        along = torch.mul(w, grad, out=self._spare[: len(w)]).sum(1)
-        along.mul_(inverse)
-        if self._lost:
-            along.masked_fill_(inverse >= 1 / SMALL_NORM, 0.0)
-        along.mul_(inverse)
-        torch.addcmul(grad, w, along.unsqueeze(1), value=-1, out=out)
-
-    def left_grad(self, x: Tensor, grad: Tensor) -> Tensor:
-        """Leave the part across x, over its norm."""
-        return tangent(grad, self.left, self.norm)
+        """Gradient of :meth:`right` to that of the rows, into out [n, D]."""
+        raise NotImplementedError
 
 
-class UnitBallTiles(LinearTiles):
+class CosineSpace(LinearSpace):
+    """Scores ``x . w / (|x| |w|)``; 1 / |w| multiplies the tile, not the weight."""
+
+    right_is_weight = False
+    reach = 1.0
+
+    def points(self, x: Tensor) -> Tensor:
+        return normalize(x)
+
+    def norms(self, rows: Tensor) -> Tensor:
+        return safe_norm(rows).clamp_min_(SMALL_NORM)
+
+    def factors(self, norms: Tensor) -> Factors:
+        return (norms.reciprocal(),)
+
+    def all_factors(self, norms: Tensor) -> Factors:
+        inverse = norms.reciprocal()
+        return inverse, inverse.masked_fill(norms <= SMALL_NORM, 0.0)
+
+    def scores_(self, product: Tensor, factors: Factors, slopes: Any) -> None:
+        product.mul_(factors[0])
+
+    def to_product(
+        self, grad: Tensor, factors: Factors, slopes: Any, out: Tensor
+    ) -> Tensor:
+        return torch.mul(grad, factors[0], out=out)
+
+    def to_weight_(
+        self,
+        grad: Tensor,
+        rows: Tensor,
+        factors: Factors,
+        out: Tensor,
+        buffers: Buffers,
+    ) -> None:
+        """The part across w; all of it where w has no direction."""
+        inverse, or_zero = factors
+        along = torch.mul(rows, grad, out=buffers("along", *rows.shape)).sum(1)
+        along.mul_(or_zero).mul_(inverse)
+        torch.addcmul(grad, rows, along.unsqueeze(1), value=-1, out=out)
+
+
+class UnitBallSpace(LinearSpace):
     """Negative Poincaré distances in the unit metric.
 
-    The product is cosh d itself: with g = 1 / (1 - |.|^2) and h = g |.|^2,
+    The product is cosh d itself: with g = 1 / (1 - |.|^2) and h = g |.|^2 of the
+    clipped points,
 
         cosh d = 1 + 2 g_x g_w |x - w|^2
-               = -4 (g_x x) . (g_w w) + 2 (g_x + h_x) h_w + (1 + 2 h_x)
+               = -4 (g_x x) . (g_w w) + (2 + 4 h_x) h_w + (1 + 2 h_x)
 
-    and d = log(u + R), R = sqrt(u^2 - 1), dd/du = 1/R.
-
-    Example
-    -------
-    >>> x, weight = torch.tensor([[0.1, 0.2]]), torch.tensor([[-0.3, 0.05]])
-    >>> state = UnitBallTiles.prepare(x, weight, None, curvature=2.0)
-    >>> tiles = UnitBallTiles(state, 1.0, curvature=2.0)
-    >>> tiles.logits_(0, 1, torch.empty(1, 1), torch.empty(1, 1))
-    tensor([[-0.8905]])
+    and d = log(u + R) with u = cosh d, R = sqrt(u^2 - 1) and dd/du = 1/R.
     """
 
+    right_is_weight = False
     sign = -1.0
-    spare = True
-    exact = True
-    direct = False
+    slopes = True
 
-    def __init__(
-        self, state: Any, scale: float, *, curvature: float, fresh: bool = True
-    ) -> None:
-        self.left, self.weight, self.norm, self.norm_w = state
+    def __init__(self, curvature: float) -> None:
         self.radius = clip_radius(curvature)
-        self.scale, self.fresh = scale, fresh
-        self._buffer: Tensor | None = None
-        self._made: tuple[Tensor, Tensor] | None = None  # of the last right side
-        self._minus_one = self.left.new_full((), -1.0)
+        self.reach = 4 * math.atanh(self.radius)
 
-    @property
-    def reach(self) -> float:  # type: ignore[override]
-        """The largest distance there is between clipped points."""
-        return 4 * math.atanh(self.radius)
+    def points(self, x: Tensor) -> Tensor:
+        return clip(x, radius=self.radius)
 
-    @staticmethod
-    def _factors(norm: Tensor, radius: float) -> tuple[Tensor, Tensor]:
-        """alpha with g x' = alpha x, and h."""
-        square = norm.clamp_max(radius).square_()
+    def pair(self, points: Tensor, others: Tensor) -> Tensor:
+        return -distance(points, others)
+
+    def left(self, points: Tensor) -> Tensor:
+        square = points.square().sum(1, keepdim=True)
+        g = (1 - square).reciprocal()
+        h = g * square
+        return torch.cat([-4 * g * points, 2 + 4 * h, 1 + 2 * h], 1)
+
+    def norms(self, rows: Tensor) -> Tensor:
+        return safe_norm(rows)
+
+    def factors(self, norms: Tensor) -> Factors:
+        """alpha with alpha w = g w of the clipped w, and h."""
+        square = norms.clamp_max(self.radius).square_()
         g = (1 - square).reciprocal_()
-        return norm.clamp_min(radius).reciprocal_().mul_(radius).mul_(g), square.mul_(g)
+        shrink = norms.clamp_min(self.radius).reciprocal_().mul_(self.radius)
+        return shrink.mul_(g), square.mul_(g)
 
-    @staticmethod
-    def prepare(  # type: ignore[override]
-        x: Tensor, weight: Tensor, bias: Any, *, curvature: float
-    ) -> tuple:
-        """The left side, the weight, and per-row numbers of both."""
-        norm = safe_norm(x)
-        alpha, h = UnitBallTiles._factors(norm, clip_radius(curvature))
-        h = h.unsqueeze(1)
-        left = torch.cat([-4 * alpha.unsqueeze(1) * x, 2 + 4 * h, 1 + 2 * h], 1)
-        return left, weight, norm, weight.new_empty(len(weight))
+    def all_factors(self, norms: Tensor) -> Factors:
+        """Inside the radius alpha = g and dg/dw = dh/dw = 2 g^2 w; beyond it
+        dalpha/dw = -(alpha / |w|) w / |w|, and h is constant."""
+        alpha, h = self.factors(norms)
+        beyond, far = norms > self.radius, norms.clamp_min(self.radius)
+        inside = (1 + h).square_().mul_(2)
+        radial = torch.where(beyond, -alpha / far, inside)
+        other = torch.where(beyond, 1 / far, 1.0)
+        return alpha, h, radial, other, inside.masked_fill_(beyond, 0.0)
 
-    def target(self, x: Tensor, rows: Tensor, bias: Any) -> Tensor:
-        """Negative distances to the rows of the own classes, exact for close ones."""
-        norm = self.norm.unsqueeze(1)
-        return -self._matched(x, norm, rows, safe_norm(rows).unsqueeze(1)).distance()
-
-    def target_grad(
-        self, x: Tensor, rows: Tensor, grad: Tensor, dleft: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """From the gradients of :meth:`target` and of left: those of x and rows."""
-        norm, norm_w = self.norm.unsqueeze(1), safe_norm(rows).unsqueeze(1)
-        pair = self._matched(x, norm, rows, norm_w)
-        dx, drows = pair.gradients(-grad)
-        dx = shrink_grad(dx, pair.x, norm, self.radius)
-        drows = shrink_grad(drows, pair.w, norm_w, self.radius)
-        return dx.add_(self.left_grad(x, dleft)), drows
-
-    def _matched(self, x: Tensor, norm: Tensor, w: Tensor, norm_w: Tensor) -> Matched:
-        x, w = shrink(x, norm, self.radius), shrink(w, norm_w, self.radius)
-        return Matched.of(x, w)
-
-    def _room(self, n: int) -> Tensor:
-        if self._buffer is None or len(self._buffer) < n:
-            self._buffer = self.weight.new_empty(n, self.weight.shape[1] + 2)
-        return self._buffer[:n]
-
-    def right(self, low: int, high: int) -> Tensor:
-        """[n, D + 2]: alpha w, h, 1."""
-        n, size = high - low, self.weight.shape[1]
-        right = self._room(n)
-        w, norm = self.weight[low:high], self.norm_w[low:high]
-        if self.fresh:
-            norm.copy_(safe_norm(w))
-        self._made = alpha, h = self._factors(norm, self.radius)
-        torch.mul(w, alpha.unsqueeze(1), out=right[:, :size])
+    def right(self, rows: Tensor, factors: Factors, buffers: Buffers) -> Tensor:
+        alpha, h = factors[:2]
+        n, size = rows.shape
+        right = buffers("right", n, size + 2)
+        torch.mul(rows, alpha.unsqueeze(1), out=right[:, :size])
         right[:, size] = h
         right[:, size + 1] = 1
         return right
 
-    def logits_(self, low: int, high: int, z: Tensor, spare: Any) -> Tensor:
-        """Write -scale d into z, and R into spare, both [B, n]."""
-        torch.mm(self.left, self.right(low, high).t(), out=z)
-        z.clamp_(min=1 + RESOLVED * torch.finfo(z.dtype).eps)
-        torch.addcmul(self._minus_one, z, z, out=spare).sqrt_()
-        return z.add_(spare).log_().mul_(-self.scale)
+    def scores_(self, product: Tensor, factors: Factors, slopes: Any) -> None:
+        """The product to -d; R goes to ``slopes``.
 
-    def chain(self, e: Tensor, low: int, high: int, spare: Any, out: Tensor) -> Tensor:
-        """Gradient towards -d to that towards cosh d, without its sign."""
-        return torch.div(e, spare, out=out)
+        cosh d is kept off 1, where the rounding of the product would become a
+        gradient without bound.
+        """
+        u = product.clamp_(min=1 + RESOLVED * torch.finfo(product.dtype).eps)
+        torch.addcmul(u.new_full((), -1.0), u, u, out=slopes).sqrt_()
+        u.add_(slopes).log_()
 
-    def weight_grad_(self, low: int, high: int, grad: Tensor, out: Tensor) -> None:
-        """Through the clipping and g, h of each class, after its :meth:`right`."""
-        w, size = self.weight[low:high], self.weight.shape[1]
-        # the tile's right side has been used: its place is free
-        spare = self._room(high - low)[:, :size]
-        dv, dh = grad[:, :size], grad[:, size]
-        self._through(w, self.norm_w[low:high], self._made, dv, dh, spare, out)
+    def to_product(
+        self, grad: Tensor, factors: Factors, slopes: Any, out: Tensor
+    ) -> Tensor:
+        return torch.div(grad, slopes, out=out)
 
-    def left_grad(self, x: Tensor, grad: Tensor) -> Tensor:
-        """Through the clipping and g, h of each embedding."""
-        size = x.shape[1]
-        dv, dh = grad[:, :size], -grad[:, size] - grad[:, size + 1] / 2
-        out = torch.empty_like(x)
-        made = self._factors(self.norm, self.radius)
-        self._through(x, self.norm, made, dv, dh, torch.empty_like(x), out)
-        return out.mul_(-4)
-
-    def _through(
-        self, x: Tensor, norm: Tensor, made: Any, dv: Any, dh: Any, spare: Any, out: Any
+    def to_weight_(
+        self,
+        grad: Tensor,
+        rows: Tensor,
+        factors: Factors,
+        out: Tensor,
+        buffers: Buffers,
     ) -> None:
-        """Gradients of alpha x [n, D] and h [n] to that of x, in out."""
-        alpha, h = made
-        along = torch.mul(x, dv, out=spare).sum(1)
-        g, far = 1 + h, norm.clamp_min(self.radius)
-        outside = (along / far).mul_(alpha).div_(far).neg_()
-        inside = g.square_().mul_(2).mul_(along.add_(dh))
-        beta = torch.where(norm > self.radius, outside, inside)
+        """Through alpha w and h."""
+        alpha, _, radial, other, dh_dw = factors
+        n, size = rows.shape
+        dv, dh = grad[:, :size], grad[:, size]
+        # the tile's right side has been used: its place is free
+        along = torch.mul(rows, dv, out=buffers("right", n, size)).sum(1)
+        along.mul_(other).mul_(radial).addcmul_(dh_dw, dh)
         torch.mul(dv, alpha.unsqueeze(1), out=out)
-        out.addcmul_(x, beta.unsqueeze(1))
+        out.addcmul_(rows, along.unsqueeze(1))
+
+
+class Tiles:
+    """The classes of one evaluation in a space, a range of them at a time."""
+
+    def __init__(
+        self,
+        space: LinearSpace,
+        left: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        scale: float = 1.0,
+        norms: Tensor | None = None,
+    ) -> None:
+        self.space, self.weight, self.scale = space, weight, scale
+        self.left, self.bias = left, bias
+        self.buffers = Buffers(weight)
+        self.norms = weight.new_empty(len(weight)) if norms is None else norms
+        self._factors = None if norms is None else space.all_factors(norms)
+        # a scale of the product is one of its left side, but not a scale of distances
+        self._scaled: Tensor | None = None
+        if scale == 1 or space.slopes:
+            self._scaled = left
+
+    def factors(self, low: int, high: int) -> Factors:
+        """The factors of a range of classes."""
+        if self._factors is None:
+            return self.space.factors(self.norms[low:high])
+        return tuple(factor[low:high] for factor in self._factors)
+
+    def scores_(
+        self, low: int, high: int, out: Tensor, slopes: Tensor | None
+    ) -> Tensor:
+        """Scale times the scores of the classes low..high, into out [B, n]."""
+        rows = self.weight[low:high]
+        if self._factors is None:  # norms just before the product: one trip to memory
+            norms = self.space.norms(rows)
+            if norms is not None:
+                self.norms[low:high] = norms
+        if self._scaled is None:
+            self._scaled = self.left * self.scale
+        factors = self.factors(low, high)
+        right = self.space.right(rows, factors, self.buffers)
+        torch.mm(self._scaled, right.t(), out=out)
+        if self.bias is not None:
+            out.add_(self.bias[low:high] * self.scale)
+        self.space.scores_(out, factors, slopes)
+        if self.space.slopes:
+            out.mul_(self.space.sign * self.scale)
+        return out
+
+    def to_product(
+        self, grad: Tensor, low: int, high: int, slopes: Tensor | None, out: Tensor
+    ) -> Tensor:
+        """Gradient of a tile of scores to that of its product, without the sign."""
+        return self.space.to_product(grad, self.factors(low, high), slopes, out)
+
+    def right(self, low: int, high: int) -> Tensor:
+        """The classes' side of the product, [n, K]."""
+        rows = self.weight[low:high]
+        return self.space.right(rows, self.factors(low, high), self.buffers)
+
+    def weight_grad_(
+        self, grad: Tensor, left: Tensor, low: int, high: int, out: Tensor
+    ) -> None:
+        """From the product's gradient [B, n], times left [B, K]: that of the rows."""
+        if self.space.right_is_weight:
+            torch.mm(grad.t(), left, out=out)
+            return
+        rows = self.weight[low:high]
+        dright = self.buffers("dright", len(rows), left.shape[1])
+        torch.mm(grad.t(), left, out=dright)
+        self.space.to_weight_(dright, rows, self.factors(low, high), out, self.buffers)
+
+
+class _AllScores(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, left, weight, bias, space, ranges):
+        tiles = Tiles(space, left, weight, bias)
+        out = left.new_empty(len(left), len(weight))
+        slopes = torch.empty_like(out) if space.slopes else None
+        with full_precision(left.device):
+            for low, high in ranges:
+                part = None if slopes is None else slopes[:, low:high]
+                tiles.scores_(low, high, out[:, low:high], part)
+        ctx.space, ctx.ranges, ctx.biased = space, ranges, bias is not None
+        ctx.save_for_backward(left, weight, tiles.norms, slopes)
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        left, weight, norms, slopes = ctx.saved_tensors
+        tiles = Tiles(ctx.space, left, weight, norms=norms)
+        signed = left * ctx.space.sign
+        dleft, dweight = torch.zeros_like(left), torch.empty_like(weight)
+        with full_precision(grad.device):
+            for low, high in ctx.ranges:
+                out = tiles.buffers("tile", len(left), high - low)
+                part = None if slopes is None else slopes[:, low:high]
+                m = tiles.to_product(grad[:, low:high], low, high, part, out)
+                dleft.addmm_(m, tiles.right(low, high))
+                tiles.weight_grad_(m, signed, low, high, dweight[low:high])
+        dbias = grad.sum(0) if ctx.biased else None
+        return dleft.mul_(ctx.space.sign), dweight, dbias, None, None
+
+
+def all_scores(
+    space: LinearSpace, x: Tensor, weight: Tensor, bias: Tensor | None
+) -> Tensor:
+    """Scores [B, C] of embeddings [B, D] in a space; backward keeps little else."""
+    batch, size = x.shape
+    ranges = class_ranges(batch, size, len(weight), x.device)
+    return _AllScores.apply(space.left(space.points(x)), weight, bias, space, ranges)

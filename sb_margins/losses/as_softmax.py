@@ -11,8 +11,8 @@ from sb_margins import functional as fn
 from sb_margins.errors import UserError
 from sb_margins.labels import as_rows
 from sb_margins.losses.base import MarginLoss
-from sb_margins.nontargets import Keep
-from sb_margins.precision import island, upcast
+from sb_margins.losses.nontargets import Keep
+from sb_margins.precision import full_precision, upcast
 
 
 def _check_delta(delta: float) -> float:
@@ -166,7 +166,7 @@ class MultiLabelASSoftmax(MarginLoss):
                 f"not {list(positive.shape)}"
             )
         self.check.values(scores)
-        with island(scores.device):
+        with full_precision(scores.device):
             z = scores * self.scale
             p = z.detach().softmax(-1)
             worst = p.masked_fill(~positive, 2.0).amin(-1, keepdim=True)

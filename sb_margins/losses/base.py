@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from sb_margins import functional as fn
-from sb_margins.dense import kept_lse
 from sb_margins.errors import UserError
 from sb_margins.labels import InputCheck, as_labels, as_rows
-from sb_margins.nontargets import Keep, Kept
-from sb_margins.precision import island, upcast
+from sb_margins.losses.dense import dense_kept
+from sb_margins.losses.nontargets import Keep, Kept
+from sb_margins.precision import full_precision, upcast
 
 
 class MarginLoss(nn.Module):
@@ -74,25 +74,11 @@ class MarginLoss(nn.Module):
         """The scores the non-targets are judged by, [B, C]; as they are, usually."""
         return scores
 
-    def from_kept(self, kept: Kept, classes: int) -> Tensor:
-        """Per-sample losses from what an evaluator found.
-
-        Arguments
-        ---------
-        kept : Kept
-            Log-sum-exp of the kept non-targets, target scores, counts.
-        classes : int
-            C.
-
-        Returns
-        -------
-        torch.Tensor
-            Shape [B].
-        """
+    def per_sample(self, kept: Kept, classes: int) -> Tensor:
+        """Per-sample losses [B] from what an evaluator found among C classes."""
         satisfied = None if kept.number is None else classes - 1 - kept.number
         self.stats = self._measure(kept, classes)
-        target = self.target(kept.target) * self.scale
-        return fn.total_loss(kept.lse, target, satisfied, self.satisfied)
+        return fn.total_loss(kept.lse, kept.logit, satisfied, self.satisfied)
 
     def _measure(self, kept: Kept, classes: int) -> dict[str, Tensor]:
         with torch.no_grad():
@@ -140,29 +126,19 @@ class MarginLoss(nn.Module):
             For labels out of range, an empty batch, scores that are not finite.
         """
         scores = upcast(as_rows(outputs, "scores"))
+        if scores.shape[1] < 2:
+            raise UserError("scores of fewer than 2 classes: nothing to tell apart")
         labels = as_labels(targets, len(scores))
-        labels = self.check.labels(labels, _classes(scores))
-        with island(scores.device):
+        labels = self.check.labels(labels, scores.shape[1])
+        with full_precision(scores.device):
             kept = self.dense(scores, labels)
             self.check.values(kept.lse.clamp_min(0) + kept.target)
-            losses = self.from_kept(kept, scores.shape[1])
+            losses = self.per_sample(kept, scores.shape[1])
             return fn.reduce(losses, reduction)
 
     def dense(self, scores: Tensor, labels: Tensor) -> Kept:
-        """The dense evaluator on this loss's decisions.
-
-        Arguments
-        ---------
-        scores : torch.Tensor
-            float32 or float64, [B, C].
-        labels : torch.Tensor
-            int64 [B], in range.
-
-        Returns
-        -------
-        Kept
-        """
-        return kept_lse(
+        """The dense evaluator on this loss's decisions; scores [B, C], labels [B]."""
+        return dense_kept(
             self.others(scores, labels),
             labels,
             scale=self.scale,
@@ -177,14 +153,6 @@ class MarginLoss(nn.Module):
         if not hasattr(self, "margin") or self.satisfied == "drop":
             own.pop("satisfied")
         return ", ".join(f"{n}={v}" for n, v in own.items() if v not in (None, 0))
-
-
-def _classes(scores: Tensor) -> int:
-    if scores.shape[1] < 2:
-        raise UserError(
-            "scores of fewer than 2 classes: there is nothing to tell apart"
-        )
-    return scores.shape[1]
 
 
 class HardestMixin(MarginLoss):

@@ -7,7 +7,7 @@ from torch import Tensor
 from sb_margins import functional as fn
 from sb_margins.errors import UserError, nearest
 from sb_margins.losses.base import MarginLoss
-from sb_margins.nontargets import Keep
+from sb_margins.losses.nontargets import Keep
 
 FORMS = ("zero", "clamp", "drop")
 

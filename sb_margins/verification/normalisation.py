@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from sb_margins.errors import UserError, nearest
-from sb_margins.precision import island
+from sb_margins.precision import full_precision
 from sb_margins.similarity import Similarity, similarity_from
 from sb_margins.verification.embeddings import Embeddings
 from sb_margins.verification.scoring import Indexed
@@ -149,7 +149,7 @@ class Normaliser:
             )
         height = max(1, CELLS // len(cohort))
         kind = torch.device(device)
-        with torch.inference_mode(), island(kind, exact=similarity.exact):
+        with torch.inference_mode(), full_precision(kind):
             others = similarity.prepare(torch.from_numpy(cohort).to(kind))
             for start in range(0, len(new), height):
                 at = new[start : start + height]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sb_margins.data.trials import Trials
 from sb_margins.errors import UserError
-from sb_margins.precision import island
+from sb_margins.precision import full_precision
 from sb_margins.similarity import CosineSimilarity, Similarity, similarity_from
 from sb_margins.verification.embeddings import Embeddings, lookup
 
@@ -126,7 +126,7 @@ def score_trials(
         similarity = embeddings.similarity
     compare = similarity_from(similarity)
     index = index_trials(embeddings, trials, compare, mean)
-    with torch.inference_mode(), island(torch.device(device), exact=compare.exact):
+    with torch.inference_mode(), full_precision(torch.device(device)):
         rows = compare.prepare(torch.from_numpy(index.matrix).to(device))
         sides = [np.count_nonzero(np.bincount(s)) for s in (index.enrol, index.test)]
         dense = index.enrol.size > DENSE * sides[0] * sides[1]

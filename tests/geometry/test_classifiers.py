@@ -10,6 +10,8 @@ from sb_margins.classifiers import (
     PoincareClassifier,
 )
 from sb_margins.poincare import exp_map
+from sb_margins.precision import accelerator_branches
+from sb_margins.tiles import class_ranges
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
@@ -47,19 +49,24 @@ def test_sub_centres_take_the_best():
     torch.testing.assert_close(classify(x).squeeze(1), expected)
 
 
-def test_unit_metric_in_tiles(monkeypatch):
-    """The split modules' tiles give what one tile gives."""
-    classify = PoincareClassifier(6, 50, 3.0).double()
+@pytest.mark.parametrize("name", ["linear", "cosine", "ball-unit3"])
+def test_many_classes_go_in_tiles(name):
+    """Several tiles on a CPU give what the one of an accelerator gives."""
+    classify = CLASSIFIERS[name](6, 700).double()
     torch.nn.init.normal_(classify.weight, std=0.3)
     x = torch.randn(4, 6, dtype=torch.float64, requires_grad=True)
 
     def run():
         scores = classify(x)
-        return scores, *torch.autograd.grad(scores.square().sum(), (x, classify.weight))
+        parameters = (x, *classify.parameters())
+        return scores, *torch.autograd.grad(scores.square().sum(), parameters)
 
-    whole = run()
-    monkeypatch.setattr("sb_margins.classifiers.TILE", 7)
-    torch.testing.assert_close(run(), whole, rtol=1e-12, atol=1e-12)
+    device = torch.device("cpu")
+    assert len(class_ranges(4, 6, 700, device)) > 1
+    several = run()
+    with accelerator_branches():
+        assert class_ranges(4, 6, 700, device) == [(0, 700)]
+        torch.testing.assert_close(run(), several, rtol=1e-12, atol=1e-12)
 
 
 def test_broadcast_reference():

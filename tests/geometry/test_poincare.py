@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sb_margins import poincare as ball
-from sb_margins.precision import island, normalize, safe_norm, upcast
+from sb_margins.precision import full_precision, normalize, safe_norm, upcast
 
 mpmath.mp.dps = 60
 
@@ -121,9 +121,9 @@ def test_half_precision_gradients_saturate():
     assert upcast(torch.ones(2, dtype=torch.int64)).dtype == torch.float32
 
 
-def test_island_keeps_autocast_out():
+def test_full_precision_keeps_autocast_out():
     a = torch.ones(2, 2)
     with torch.autocast("cpu", torch.bfloat16):
         assert (a @ a).dtype == torch.bfloat16
-        with island(a.device, exact=True):
+        with full_precision(a.device):
             assert (a @ a).dtype == torch.float32

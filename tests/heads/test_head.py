@@ -46,6 +46,16 @@ def step(function, model, x):
     return [loss.detach().double(), x.grad.double(), *grads]
 
 
+def saved_sizes(run):
+    """How many numbers each tensor holds that is kept for backward, sorted."""
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: (saved.append(t.numel()), t)[1], lambda t: t
+    ):
+        run()
+    return sorted(saved)
+
+
 @pytest.mark.parametrize("classifier, loss", PAIRS)
 def test_equals_dense(classifier, loss, branch):
     torch.manual_seed(1)
@@ -56,10 +66,7 @@ def test_equals_dense(classifier, loss, branch):
     single = copy.deepcopy(model).float()
     for store in (True, False):
         for tile in (None, 7, 16):
-            head = Head(model, cost, store=store)
-            head.tile = tile
-            for part in head._parts:
-                part.tile = tile
+            head = Head(model, cost, store=store, tile=tile)
             got = step(lambda e, h=head: h(e, labels), model, x)
             for a, b in zip(got, expected, strict=True):
                 torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)
@@ -70,8 +77,7 @@ def test_equals_dense(classifier, loss, branch):
                 )
             if "as" in loss or "drop" in loss or classifier == "ball-learned":
                 continue  # float32 may keep another borderline class
-            half = Head(single, cost, store=store)
-            half.tile = tile
+            half = Head(single, cost, store=store, tile=tile)
             got = step(lambda e, h=half: h(e, labels), single, x.float())
             for a, b in zip(got, expected, strict=True):
                 error = (a - b).norm() / b.norm().clamp_min(1e-3)
@@ -145,8 +151,7 @@ def test_kept_are_counted_where_tiles_meet(tile, store, branch):
     """All non-targets kept: each sample has C - 1, wherever its target lies."""
     labels = torch.arange(C)
     for loss in (ASSoftmax(0.5, 200.0), ASSoftmax(0.5, 5.0), RealAMSoftmax(2.1)):
-        head = Head(CosineClassifier(D, C), loss, store=store)
-        head.tile = tile
+        head = Head(CosineClassifier(D, C), loss, store=store, tile=tile)
         head(-head.classifier.weight.detach(), labels)
         assert head.stats["kept"] == 1
 
@@ -154,9 +159,10 @@ def test_kept_are_counted_where_tiles_meet(tile, store, branch):
 def test_store_by_budget():
     model = CosineClassifier(D, C)
     x = torch.randn(B, D)
-    assert Head(model, AMSoftmax(), budget=4 * B * C)._plan(B, x).store
-    assert not Head(model, AMSoftmax(), budget=4 * B * C - 1)._plan(B, x).store
-    assert Head(model, AMSoftmax())._plan(B, x).store  # fits any cache
+    labels = torch.zeros(B, dtype=torch.long)
+    for budget, stored in ((4 * B * C, True), (4 * B * C - 1, False), (None, True)):
+        head = Head(model, AMSoftmax(), budget=budget)
+        assert (B * C in saved_sizes(lambda h=head: h(x, labels))) == stored
     with pytest.raises(ValueError, match="store"):
         Head(model, AMSoftmax(), store="always")
 
@@ -165,14 +171,9 @@ def test_memory_is_one_matrix_or_none():
     """Nothing of size [B, C] but the stored tile; nothing when recomputing."""
     sizes = {}
     for store in (True, False):
-        head = Head(CosineClassifier(8, 4000), AAMSoftmax(), store=store)
-        head.tile = 200
-        saved = []
-        with torch.autograd.graph.saved_tensors_hooks(
-            lambda t, s=saved: (s.append(t.numel()), t)[1], lambda t: t
-        ):
-            head(torch.randn(64, 8), torch.randint(0, 4000, (64,)))
-        sizes[store] = sorted(saved)[-2:]
+        head = Head(CosineClassifier(8, 4000), AAMSoftmax(), store=store, tile=200)
+        x, labels = torch.randn(64, 8), torch.randint(0, 4000, (64,))
+        sizes[store] = saved_sizes(lambda h=head, x=x, y=labels: h(x, y))[-2:]
     assert sizes[True][-1] == 64 * 4000 and sizes[True][0] < 64 * 4000
     assert sizes[False][-1] <= 4000 * 8
 

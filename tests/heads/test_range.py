@@ -42,8 +42,7 @@ def step(head, x, labels):
 def compare(classifier, loss, tile, spread=1e-3, rtol=2e-5, near=300):
     torch.manual_seed(0)
     x, labels = poles(classifier, spread, near)
-    single = Head(copy.deepcopy(classifier).float(), loss)
-    single.tile = tile
+    single = Head(copy.deepcopy(classifier).float(), loss, tile=tile)
     got = step(single, x.float(), labels)
     split = Head(classifier, loss)
 

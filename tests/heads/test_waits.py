@@ -79,9 +79,8 @@ HOW = {
 def test_a_step_waits_for_nothing(classifier, loss, how, monkeypatch):
     model = CLASSIFIERS[classifier](8, 100).to("meta")
     cost = LOSSES[GEOMETRY[classifier]][loss]()
-    head = Head(model, cost, store=how != "recomputed")
-    for part in (head, *head._parts):
-        part.tile = 64 if how == "in tiles" else None
+    tile = 64 if how == "in tiles" else None
+    head = Head(model, cost, store=how != "recomputed", tile=tile)
     with accelerator(monkeypatch) as device:
         labels = torch.zeros(16, dtype=torch.long, device=device)
         x = torch.empty(16, 8, dtype=HOW[how], device=device, requires_grad=True)

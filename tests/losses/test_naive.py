@@ -229,10 +229,7 @@ def test_gradcheck(classifier, loss):
             part.scale = 4.0  # finite differences want a gentle slope
     labels = torch.tensor([0, 4, 2])
     x = (0.6 * torch.randn(3, 4, dtype=torch.float64)).requires_grad_()
-    head = Head(model, cost, store=False)
-    head.tile = 2
-    for part in head._parts:
-        part.tile = 2
+    head = Head(model, cost, store=False, tile=2)
     names, values = zip(*model.named_parameters(), strict=True)
 
     def split(x, *values):
@@ -291,6 +288,6 @@ def test_blocks_of_rows(name, monkeypatch):
         return losses.detach(), torch.autograd.grad(losses.sum(), cos)[0], loss.stats
 
     whole = run()
-    monkeypatch.setattr("sb_margins.dense.BLOCK", 5 * C)
+    monkeypatch.setattr("sb_margins.losses.dense.BLOCK", 5 * C)
     parts = run()
     torch.testing.assert_close(parts, whole, rtol=1e-12, atol=1e-12)

@@ -67,8 +67,7 @@ def test_finite(classifier, loss, dtype):
             y = labels[: len(x)]
             runs = {"split": partial(in_two, model, cost, y)}
             for store in (True, False) if again else (True,):
-                head = Head(model, cost, store=store)
-                head.tile = 3
+                head = Head(model, cost, store=store, tile=3)
                 runs[f"head {store}"] = partial(head, targets=y)
             for how, run in runs.items():
                 with torch.autocast("cpu", torch.bfloat16, dtype != torch.float64):
@@ -134,47 +133,31 @@ def test_infinite_embeddings_and_sizes_are_told():
         MultiLabelASSoftmax()(torch.zeros(2, 3), torch.zeros(2, 2))
 
 
-class Elsewhere(InputCheck):
-    """Takes the road of an accelerator, with events that are done when told so."""
+def test_a_verdict_on_its_way_is_waited_for_only_by_flush():
+    """On an accelerator nothing waits; a later call, or flush, reports."""
 
-    def __init__(self):
-        super().__init__()
-        self.done = False
+    class Copied:
+        done = False
 
-    def labels(self, labels, classes):
-        wild = (labels < 0) | (labels >= classes)
-        self.flush(wait=False)
-        wrong = torch.where(wild, labels, torch.zeros_like(labels))
-        self._post(wild.any(), wrong[wrong.abs().argmax()], classes)
-        return labels.clamp(0, classes - 1)
+        def query(self):
+            return self.done
 
-    def _post(self, bad, detail, classes):
-        check = self
+        def synchronize(self):
+            self.done = True
 
-        class Event:
-            def query(self):
-                return check.done
-
-            def synchronize(self):
-                pass
-
-        self._pending.append((torch.stack([bad.long(), detail]), Event(), classes))
-
-
-def test_later_verdicts():
-    """On an accelerator nothing waits; the next call, or flush, tells."""
-    check = Elsewhere()
-    labels = check.labels(torch.tensor([0, 9, 1]), 4)
-    assert labels.tolist() == [0, 3, 1]
-    check.labels(torch.tensor([0]), 4)  # not known yet
-    check.done = True
-    with pytest.raises(ValueError, match="label 9 is out of range for 4 classes"):
-        check.labels(torch.tensor([0]), 4)
-    check._pending.clear()
-    check._post(torch.tensor(True), torch.tensor(1), 0)
-    with pytest.raises(ValueError, match="NaN"):
+    check, copied = InputCheck(), Copied()
+    with accelerator_branches():
+        labels = check.labels(torch.tensor([0, 9, 1]), 4)
+        assert labels.tolist() == [0, 3, 1]
+        check._pending[0] = check._pending[0]._replace(copied=copied)
+        check.labels(torch.tensor([0]), 4)  # not known yet
+        check.values(torch.tensor([float("inf")]))
+        with pytest.raises(ValueError, match="label 9 is out of range for 4 classes"):
+            check.flush()
+        assert copied.done
+        with pytest.raises(ValueError, match="NaN"):
+            check.labels(torch.tensor([0]), 4)
         check.flush()
-    check.flush()
 
 
 def test_an_accelerator_learns_of_bad_input_later():

@@ -15,29 +15,7 @@ NAMES = {
 
 
 def check_pair(classifier: Any, loss: Any) -> None:
-    """Refuse a loss on a classifier it makes no sense with.
-
-    Arguments
-    ---------
-    classifier : Classifier or JointClassifier
-        One of ``sb_margins.classifiers``.
-    loss : MarginLoss or JointLoss
-        One of ``sb_margins.losses``.
-
-    Raises
-    ------
-    ValueError
-        Naming both, and what the loss is for.
-
-    Example
-    -------
-    >>> from sb_margins.classifiers import CosineClassifier
-    >>> from sb_margins.losses import HAMSoftmax
-    >>> check_pair(CosineClassifier(4, 2), HAMSoftmax())
-    Traceback (most recent call last):
-    ...
-    sb_margins.errors.UserError: HAMSoftmax on CosineClassifier makes no sense: ...
-    """
+    """Refuse a loss on a classifier it makes no sense with, naming both."""
     geometry = getattr(classifier, "geometry", None)
     accepts = getattr(loss, "accepts", None)
     pair = f"{type(loss).__name__} on {type(classifier).__name__}"

@@ -1,0 +1,1 @@
+"""Heads: the walk over the classes, and which pairs make sense."""

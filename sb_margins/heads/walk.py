@@ -1,0 +1,369 @@
+"""The tiled evaluator: walks over the classes, keeps one [B, C] or none.
+
+Forward turns each tile of logits into the exponentials of its kept non-targets, in
+place, and either stores them or keeps only their sums and makes each tile again in
+backward. Backward makes no elementwise pass over [B, C]: the exponentials go into two
+matrix products as they are, and 1 / sum and the incoming gradient scale the embeddings'
+side of them instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from sb_margins.losses.nontargets import (
+    LN2,
+    Keep,
+    Kept,
+    count_kept,
+    drop_small_,
+    exponentials_,
+    row_weight,
+    shift_of,
+    sparse_factor,
+)
+from sb_margins.precision import full_precision, on_cpu
+from sb_margins.tiles import LinearSpace, Tiles
+
+FEW = 0.75  # below this share of rows with a gradient the others are left out
+
+
+class Plan(NamedTuple):
+    """How to evaluate."""
+
+    space: LinearSpace
+    scale: float
+    keep: Keep
+    ranges: list[tuple[int, int]]  # of the classes of each tile
+    store: bool
+
+
+class Sums(NamedTuple):
+    """What the tiles of a walk leave, together."""
+
+    best: Tensor  # the best non-target logit, bits, [B, 1]
+    top: Tensor  # the largest height, bits, [B, 1]
+    total: Tensor  # sum over the kept of 2^(logit - top), [B, 1]
+    number: Tensor | None  # how many were kept, unless all, [B, 1]
+    shift: Tensor  # of each tile's exponents, bits, [B, tiles]
+    factor: Tensor | None  # of each tile's exponentials (AS-Softmax), [B, tiles]
+    share: Tensor  # 2^(height - top) of each tile, at most 1, [B, tiles]
+
+
+# The only places where tiles meet. A rank that holds some of the classes is one more
+# tile: these are where it would ask the others.
+
+
+def maximum_over_classes(tiles: Tensor) -> Tensor:
+    """[B, tiles] to [B, 1]."""
+    return tiles.amax(1, keepdim=True)
+
+
+def sum_over_classes(tiles: Tensor) -> Tensor:
+    """[B, tiles] to [B, 1]."""
+    return tiles.sum(1, keepdim=True)
+
+
+class Walk:
+    """One walk over the classes, forward or backward."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        left: Tensor,
+        labels: Tensor,
+        cut: Tensor,
+        tiles: Tiles,
+        stored: Tensor | None,
+        in_range: bool,
+    ) -> None:
+        self.plan, self.left, self.tiles, self.stored = plan, left, tiles, stored
+        self.labels, self.cut = labels, cut  # cut: the target's logit, bits, [B, 1]
+        self.in_range = in_range
+        self._positions: list[Tensor] | None = None  # of the targets in each tile
+
+    def forward(self) -> Sums:
+        """The walk."""
+        keep, in_range = self.plan.keep, self.in_range
+        sparse, counts = keep.kind == "sparse", keep.kind == "violating"
+        best, shift, total, number = [], [], [], []  # one [B, 1] per tile
+        for i in range(len(self.plan.ranges)):
+            e = self.logits(i)
+            best.append(e.amax(1, keepdim=True))
+            shift.append(shift_of(best[i], self.cut, keep, in_range))
+            spare = self._buffer("spare", i) if counts else None
+            kept = exponentials_(e, shift[i], self.cut, keep, in_range, spare)
+            total.append(e.sum(1, keepdim=True))
+            if kept is not None:
+                number.append(kept)
+            if self.stored is not None and not sparse:
+                self.times_slope_(e, i)
+        bests, shifts, totals = (torch.cat(x, 1) for x in (best, shift, total))
+        heights, factors = shifts, None  # totals count in units of 2^height
+        numbers = torch.cat(number, 1) if counts else None
+        if sparse:
+            totals, numbers, factors = self._drop_far(shifts, totals)
+            heights = shifts - factors.log2()
+        lowest = torch.finfo(totals.dtype).min
+        top = maximum_over_classes(torch.where(totals > 0, heights, lowest))
+        top = torch.where(top > lowest, top, 0.0)  # nothing kept at all
+        share = (heights - top).clamp_max(0).exp2()
+        return Sums(
+            maximum_over_classes(bests),
+            top,
+            sum_over_classes(totals * share),
+            None if numbers is None else sum_over_classes(numbers),
+            shifts,
+            factors,
+            share,
+        )
+
+    def _drop_far(
+        self, shifts: Tensor, totals: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """AS-Softmax's second walk: with the sum of all known, drop what is far behind.
+
+        Totals, numbers and factors, all [B, tiles]. The stored exponentials are still
+        there, unless their slopes are gone (the next tile's replaced them).
+        """
+        plan, cut = self.plan, self.cut
+        top = torch.zeros_like(cut)
+        if not self.in_range:
+            top = torch.maximum(maximum_over_classes(shifts), cut)
+        every = sum_over_classes(totals * (shifts - top).exp2())
+        factors, whole = sparse_factor(
+            every, shifts, top, cut, plan.keep.delta, self.in_range
+        )
+        total, number = [], []
+        for i, (low, high) in enumerate(plan.ranges):
+            if self.stored is None or plan.space.slopes:
+                e = self.logits(i)
+                exponentials_(e, shifts[:, i : i + 1], cut, plan.keep, self.in_range)
+            else:
+                e = self._place(i)
+            total.append(drop_small_(e, factors[:, i : i + 1]).sum(1, keepdim=True))
+            kept = count_kept(e, self._buffer("spare", i))
+            number.append(torch.where(whole, self._others(low, high), kept))
+            if self.stored is not None:
+                self.times_slope_(e, i)
+        return torch.cat(total, 1), torch.cat(number, 1), factors
+
+    def backward(
+        self, sums: Sums, weight: Tensor, bias: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Gradients of left, the classes' weight and bias.
+
+        ``weight`` [B, 1] is the gradient of the exponentials of each row.
+        """
+        tiles, left, share = self.tiles, self.left, sums.share
+        dleft, dw = torch.zeros_like(left), torch.empty_like(tiles.weight)
+        dbias = None if bias is None else torch.empty_like(bias)
+        active = _active_rows(weight, self.plan.keep)
+        if active is not None:
+            left, weight, share = left[active], weight[active], share[active]
+        if len(weight) == 0:
+            return dleft, dw.zero_(), None if dbias is None else dbias.zero_()
+        # tiles of the same height: their common factor waits until the end
+        same = self.in_range or len(self.plan.ranges) == 1
+        part, factor = torch.zeros_like(left), weight
+        scaled = left * weight
+        for i, (low, high) in enumerate(self.plan.ranges):
+            e = self._place(i) if self.stored is not None else self._again(i, sums)
+            if active is not None:
+                e = e[active]
+            right = tiles.right(low, high)
+            if same:
+                part.addmm_(e, right)
+            else:
+                part.addcmul_(e @ right, share[:, i : i + 1])
+                factor = weight * share[:, i : i + 1]
+                scaled = left * factor
+            if dbias is not None:
+                torch.mv(e.t(), factor.squeeze(1), out=dbias[low:high])
+            tiles.weight_grad_(e, scaled, low, high, dw[low:high])
+        part.mul_(weight)
+        if active is None:
+            return part, dw, dbias
+        return dleft.index_copy_(0, active, part), dw, dbias
+
+    def _again(self, i: int, sums: Sums) -> Tensor:
+        """A tile of exponentials times slopes that forward did not store."""
+        e = self.logits(i)
+        shift = sums.shift[:, i : i + 1]
+        exponentials_(e, shift, self.cut, self.plan.keep, self.in_range)
+        if sums.factor is not None:
+            drop_small_(e, sums.factor[:, i : i + 1])
+        return self.times_slope_(e, i)
+
+    def logits(self, i: int) -> Tensor:
+        """Tile i's logits, bits, [B, n]; the targets' at the lowest number there is."""
+        low, high = self.plan.ranges[i]
+        slopes = self._buffer("slopes", i) if self.plan.space.slopes else None
+        z = self.tiles.scores_(low, high, self._place(i), slopes)
+        self._fill_targets_(z, i, torch.finfo(z.dtype).min)
+        return z
+
+    def times_slope_(self, e: Tensor, i: int) -> Tensor:
+        """Exponentials of tile i times d(score) / d(product), in place."""
+        low, high = self.plan.ranges[i]
+        slopes = self._buffer("slopes", i) if self.plan.space.slopes else None
+        return self.tiles.to_product(e, low, high, slopes, e)
+
+    def _fill_targets_(self, z: Tensor, i: int, value: float) -> None:
+        low, high = self.plan.ranges[i]
+        if on_cpu(z.device):
+            if self._positions is None:
+                self._positions = _flat_positions(self.labels, self.plan.ranges)
+            z.view(-1).index_fill_(0, self._positions[i], value)
+            return
+        # how many targets lie in a tile only the accelerator knows: all rows are
+        # written, those whose target lies elsewhere with what they had
+        column = (self.labels[:, None] - low).clamp(0, high - low - 1)
+        old = z.gather(1, column)
+        z.scatter_(1, column, old.masked_fill_(self._inside(low, high), value))
+
+    def _inside(self, low: int, high: int) -> Tensor:
+        """Whether the target of each row lies in the classes low..high, [B, 1]."""
+        labels = self.labels[:, None]
+        return (labels >= low) & (labels < high)
+
+    def _others(self, low: int, high: int) -> Tensor:
+        """How many non-targets the classes low..high hold for each row, [B, 1]."""
+        return high - low - self._inside(low, high).to(self.cut.dtype)
+
+    def _place(self, i: int) -> Tensor:
+        """Where tile i's numbers are: their own memory, or the one that all share."""
+        if self.stored is None:
+            return self._buffer("tile", i)
+        low, high = self.plan.ranges[i]
+        batch = len(self.left)
+        return self.stored[batch * low : batch * high].view(batch, high - low)
+
+    def _buffer(self, name: str, i: int) -> Tensor:
+        low, high = self.plan.ranges[i]
+        return self.tiles.buffers(name, len(self.left), high - low)
+
+
+def stays_in_range(plan: Plan, cut: Tensor) -> bool:
+    """Whether exponentials stay finite and visible in float32 without a row maximum.
+
+    Scores lie within [-reach, reach], negative distances within [-reach, 0]. e^-80 and
+    e^80 are within float32, and so is a sum of e^(36 + 40) over 300,000 classes.
+    """
+    reach = plan.space.reach
+    if reach is None:
+        return False
+    nats = reach * plan.scale
+    if plan.keep.kind == "all":
+        return nats <= (36 if plan.space.sign > 0 else 80)
+    # the others compare with the target's logit: it is read, without a wait on a CPU
+    if plan.space.sign < 0 or nats > 36 or not on_cpu(cut.device):
+        return False
+    return cut.abs().amax().item() * LN2 <= 40
+
+
+def _flat_positions(labels: Tensor, ranges: list[tuple[int, int]]) -> list[Tensor]:
+    """For each tile the positions of its targets in its numbers laid out flat."""
+    labels, rows = labels.sort()
+    ends = torch.searchsorted(labels, torch.tensor([high for _, high in ranges]))
+    positions, start = [], 0
+    for (low, high), end in zip(ranges, ends.tolist(), strict=True):
+        columns = labels[start:end] - low
+        positions.append(rows[start:end] * (high - low) + columns)
+        start = end
+    return positions
+
+
+def _active_rows(weight: Tensor, keep: Keep) -> Tensor | None:
+    """Rows with a gradient when few; to find them an accelerator would wait."""
+    if keep.kind == "all" or not on_cpu(weight.device):
+        return None
+    rows = weight.squeeze(1).nonzero().squeeze(1)
+    return rows if len(rows) <= FEW * len(weight) else None
+
+
+class _SumOfExponentials(torch.autograd.Function):
+    """Left, weight and bias to lse, best and number (see :class:`Kept`)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        left: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor,
+        logit: Tensor,
+        plan: Plan,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        cut = logit.unsqueeze(1) / LN2
+        in_range = stays_in_range(plan, cut)
+        stored = left.new_empty(len(left) * len(weight)) if plan.store else None
+        tiles = Tiles(plan.space, left, weight, bias, plan.scale / LN2)
+        with full_precision(left.device):
+            sums = Walk(plan, left, labels, cut, tiles, stored, in_range).forward()
+        ctx.plan, ctx.in_range = plan, in_range
+        ctx.save_for_backward(
+            *(left, weight, bias, labels, cut, tiles.norms, stored), *sums
+        )
+        lse = (sums.total.log() + sums.top * LN2).squeeze(1)
+        best = sums.best.squeeze(1) * LN2
+        number = best if sums.number is None else sums.number.squeeze(1)
+        ctx.mark_non_differentiable(best, number)
+        return lse, best, number
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_lse: Tensor, *_: Any) -> tuple:
+        plan: Plan = ctx.plan
+        left, weight, bias, labels, cut, norms, stored, *sums = ctx.saved_tensors
+        sums = Sums(*sums)
+        tiles = Tiles(plan.space, left, weight, bias, plan.scale / LN2, norms)
+        rows = row_weight(grad_lse, sums.total.squeeze(1), plan.scale * plan.space.sign)
+        walk = Walk(plan, left, labels, cut, tiles, stored, ctx.in_range)
+        with full_precision(left.device):
+            return *walk.backward(sums, rows.unsqueeze(1), bias), None, None, None
+
+
+class _TakeRows(torch.autograd.Function):
+    """The targets' rows of the weight, and the weight; backward adds to its grad."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(labels)
+        return weight.index_select(0, labels), weight.view_as(weight)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, rows: Tensor, weight: Tensor) -> tuple[Tensor, None]:
+        (labels,) = ctx.saved_tensors
+        # the walk made this gradient and gave it to nobody else: no second [C, D]
+        return weight.index_add_(0, labels, rows), None
+
+
+def tiled_kept(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    plan: Plan,
+    margin: Callable[[Tensor], Tensor],
+) -> Kept:
+    """The kept non-targets of embeddings x [B, D] against a weight [C, D].
+
+    ``margin`` turns the targets' scores [B] into the same after their margin.
+    """
+    points = plan.space.points(x)
+    rows, weight = _TakeRows.apply(weight, labels)
+    target = plan.space.pair(points, plan.space.points(rows))
+    if bias is not None:
+        target = target + bias[labels]
+    logit = margin(target) * plan.scale
+    lse, best, number = _SumOfExponentials.apply(
+        plan.space.left(points), weight, bias, labels, logit.detach(), plan
+    )
+    number = None if plan.keep.kind == "all" else number
+    return Kept(lse, target, logit, best, number)
