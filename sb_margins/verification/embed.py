@@ -13,9 +13,9 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from sb_margins.audio import LONGEST, SAMPLE_RATE, audio_info, read_recording
+from sb_margins.audio import LONGEST, SAMPLE_RATE, Recording, audio_info, read_recording
 from sb_margins.encoder import SpeakerEncoder, fingerprint
 from sb_margins.errors import UserError, listed
 from sb_margins.files import read_arrays, write_text, write_whole
@@ -58,7 +58,7 @@ def embed_files(
     progress: bool = True,
     workers: int = 2,
 ) -> Embeddings:
-    """Embed files whole (or as averaged crops), never padded.
+    """Embed files whole (or as averaged crops), never padded; in their order.
 
     What is batched together depends on the files asked for alone, so that a run that
     was killed and continued gives the same numbers.
@@ -94,82 +94,63 @@ def embed_files(
         Show a progress bar (on a terminal).
     workers : int
         Threads that read audio ahead.
-
-    Returns
-    -------
-    Embeddings
-        In the order of the files.
-
-    Raises
-    ------
-    UserError
-        When audio is unusable (without ``skip_bad``) or embeddings are not finite.
     """
     if crops < 0 or crop_seconds <= 0 or batch_seconds <= 0:
         raise UserError("crops must be >= 0, crop_seconds and batch_seconds > 0")
-    paths = _paths_of(files)
     rate = int(getattr(encoder, "sample_rate", SAMPLE_RATE))
-    crop = round(crop_seconds * rate) if crops else 0
-    model = _fingerprint_of(encoder, similarity)
-    store = None
-    if cache is not None:
-        if model is None:
-            raise UserError(
-                "a cache of embeddings needs a torch.nn.Module: nothing else tells "
-                f"models apart, and the encoder is a {type(encoder).__name__}"
-            )
-        way = f"crops={crops}x{crop_seconds:g}" if crops else "whole"
-        store = EmbeddingCache(cache, model, way + (",bf16" if bf16 else ""))
-    with (
-        ThreadPoolExecutor(max(1, workers)) as pool,
-        _eval_mode(encoder),
-    ):
+    crop = round(crop_seconds * rate)
+    model = None
+    if isinstance(encoder, SpeakerEncoder):
+        model = encoder.fingerprint(similarity)
+    elif isinstance(encoder, nn.Module):
+        model = fingerprint(encoder)
+    elif cache is not None:
+        raise UserError(
+            "a cache of embeddings needs a torch.nn.Module: nothing else tells models "
+            f"apart, and the encoder is a {type(encoder).__name__}"
+        )
+    way = f"crops={crops}x{crop_seconds:g}" if crops else "whole"
+    done = EmbeddingCache(cache, model, way + (",bf16" if bf16 else ""))
+    paths = _paths_of(files)
+    was_training = isinstance(encoder, nn.Module) and encoder.training
+    with ThreadPoolExecutor(max(1, workers)) as pool:
         lengths, skipped = _lengths(paths, rate, pool)
-        keys: dict[str, str] = {}
-        done: dict[str, _Row] = {}
-        if store is not None:
-            keys = {name: audio_key(paths[name]) for name in lengths}
-            done = {name: store[key] for name, key in keys.items() if key in store}
+        keys = {name: audio_key(paths[name]) if cache else name for name in lengths}
         batches = [
             batch
             for batch in _batches(lengths, int(batch_seconds * rate))
-            if not all(name in done for name in batch)
+            if not all(keys[name] in done for name in batch)
         ]
-        total = sum(len(batch) for batch in batches)
         bar = tqdm(
-            total=len(lengths),
-            initial=len(lengths) - total,
+            total=sum(len(batch) for batch in batches),
             desc="embeddings",
             unit="file",
-            disable=None if progress and total else True,  # None: on a terminal only
+            disable=None if progress and batches else True,  # None: on a terminal only
         )
         try:
-            saved = time.monotonic()
-            for names, read in _read_ahead(batches, paths, rate, pool):
-                usable = {}
-                for name, outcome in zip(names, read, strict=True):
-                    if isinstance(outcome, str):
-                        skipped[name] = outcome
+            if was_training:
+                encoder.eval()  # type: ignore[attr-defined]
+            for names, outcomes in _read_ahead(batches, paths, rate, pool):
+                recordings: dict[str, Recording] = {}
+                for name, outcome in zip(names, outcomes, strict=True):
+                    if isinstance(outcome, Recording):
+                        recordings[name] = outcome
                     else:
-                        usable[name] = outcome
-                if not all(name in done for name in usable):
-                    wavs = {name: recording.wav for name, recording in usable.items()}
+                        skipped[name] = outcome
+                if not all(keys[name] in done for name in recordings):
+                    wavs = {name: found.wav for name, found in recordings.items()}
                     vectors = _embed(encoder, wavs, crops, crop, device, bf16)
                     for name, vector in vectors.items():
-                        recording = usable[name]
-                        row = _Row(vector, recording.notes, recording.seconds)
-                        done[name] = row
-                        if store is not None:
-                            store.add(keys[name], row)
+                        found = recordings[name]
+                        done.add(keys[name], _Row(vector, found.notes, found.seconds))
                 bar.update(len(names))
-                if store is not None and time.monotonic() - saved > FLUSH_SECONDS:
-                    store.flush()
-                    saved = time.monotonic()
         finally:
             bar.close()
-            if store is not None:
-                store.flush()
-    if skipped and not (skip_bad and done):
+            done.flush()
+            if was_training:
+                encoder.train()  # type: ignore[attr-defined]
+    rows = {name: done[keys[name]] for name in paths if keys.get(name) in done}
+    if skipped and not (skip_bad and rows):
         reasons = [
             why if name in why else f"{name} ({why})"
             for name, why in sorted(skipped.items())
@@ -179,33 +160,22 @@ def embed_files(
             f"{listed(reasons)}. Repair them, or leave them out (--skip-bad, "
             "skip_bad=True)"
         )
-    return _result(paths, done, skipped, model, similarity)
-
-
-def _result(
-    paths: Mapping[str, Path],
-    done: Mapping[str, _Row],
-    skipped: Mapping[str, str],
-    model: str | None,
-    similarity: Any,
-) -> Embeddings:
-    """Embeddings in the order asked for, or an error when some are not finite."""
-    ids = [name for name in paths if name in done]
-    if not ids:
+    if not rows:
         raise UserError("no audio files were given")
-    matrix = np.stack([done[name].vector for name in ids])
-    broken = [ids[i] for i in np.flatnonzero(~np.isfinite(matrix).all(axis=1))]
-    if broken:
+    matrix = np.stack([row.vector for row in rows.values()])
+    finite = np.isfinite(matrix).all(axis=1)
+    if not finite.all():
+        broken = [name for name, good in zip(rows, finite, strict=True) if not good]
         raise UserError(
-            f"{len(broken)} of {len(ids)} embeddings are NaN or infinite: "
+            f"{len(broken)} of {len(rows)} embeddings are NaN or infinite: "
             f"{listed(broken)}. The model is broken: did its training diverge?"
         )
     return Embeddings(
-        ids,
+        list(rows),
         matrix,
         dict(sorted(skipped.items())),
-        {name: done[name].seconds for name in ids},
-        {name: done[name].notes for name in ids if done[name].notes},
+        {name: row.seconds for name, row in rows.items()},
+        {name: row.notes for name, row in rows.items() if row.notes},
         model,
         None if similarity is None else similarity_from(similarity).settings(),
     )
@@ -217,25 +187,6 @@ def _paths_of(files: Any) -> dict[str, Path]:
         return {u.id: Path(files.path(u)) for u in files}
     pairs = files.items() if isinstance(files, Mapping) else files
     return {str(name): Path(path) for name, path in pairs}
-
-
-def _fingerprint_of(encoder: Any, similarity: Any) -> str | None:
-    if isinstance(encoder, SpeakerEncoder):
-        return encoder.fingerprint(similarity)
-    return fingerprint(encoder) if isinstance(encoder, nn.Module) else None
-
-
-@contextmanager
-def _eval_mode(encoder: Any) -> Iterator[None]:
-    """A module in evaluation mode, for a while."""
-    if not isinstance(encoder, nn.Module) or not encoder.training:
-        yield
-        return
-    encoder.eval()
-    try:
-        yield
-    finally:
-        encoder.train()
 
 
 def _lengths(
@@ -341,51 +292,57 @@ def audio_key(path: str | Path) -> str:
 
 
 class EmbeddingCache:
-    """Embeddings of one model, made in one way, by `audio_key`."""
+    """Embeddings of one model, made in one way, by `audio_key`.
 
-    def __init__(self, folder: str | Path, model: str, way: str) -> None:
+    Kept in memory, and below ``folder`` unless that is None.
+    """
+
+    def __init__(self, folder: str | Path | None, model: str | None, way: str) -> None:
+        self._rows: dict[str, _Row] = {}
+        self._new: dict[str, _Row] = {}
+        self._saved = time.monotonic()
+        self.folder = None
+        if folder is None:
+            return
         name = hashlib.blake2b(f"{model}\n{way}".encode(), digest_size=12).hexdigest()
         self.folder = Path(folder) / name
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"cannot make the cache {folder}: {error.strerror}. Give another one "
-                "with --cache, or none"
-            ) from error
         about = self.folder / "about.json"
         if not about.is_file():
             _warn_of_older(Path(folder))
             write_text(about, json.dumps({"fingerprint": model, "way": way}) + "\n")
-        self._known: dict[str, _Row] = {}
-        self._new: dict[str, _Row] = {}
         for path in sorted(self.folder.glob("part-*.npz")):
             try:
                 part = read_arrays(path)
                 columns = [part[n] for n in ("keys", "embeddings", "notes", "seconds")]
-            except (UserError, KeyError):
+                for key, vector, notes, seconds in zip(*columns, strict=True):
+                    row = _Row(vector, json.loads(str(notes)), float(seconds))
+                    self._rows[str(key)] = row
+            except (UserError, KeyError, ValueError):
                 continue  # cut short by a full disk: its files are embedded again
-            for key, vector, notes, seconds in zip(*columns, strict=False):
-                row = _Row(vector, json.loads(str(notes)), float(seconds))
-                self._known[str(key)] = row
 
-    def __contains__(self, key: str) -> bool:
-        return key in self._known
+    def __contains__(self, key: object) -> bool:
+        return key in self._rows
 
     def __getitem__(self, key: str) -> _Row:
-        return self._known[key]
+        return self._rows[key]
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self._rows)
 
     def add(self, key: str, row: _Row) -> None:
-        """Keep one embedding; on disk after the next `flush`."""
-        if key not in self._known:
-            self._known[key] = self._new[key] = row
+        """Keep one embedding; on disk within `FLUSH_SECONDS`."""
+        if key in self._rows:
+            return
+        self._rows[key] = row
+        if self.folder is not None:
+            self._new[key] = row
+            if time.monotonic() - self._saved > FLUSH_SECONDS:
+                self.flush()
 
     def flush(self) -> None:
         """Write what is new as one more part."""
-        if not self._new:
+        self._saved = time.monotonic()
+        if self.folder is None or not self._new:
             return
         number = len(list(self.folder.glob("part-*.npz")))
         while (path := self.folder / f"part-{number:05d}-{os.getpid()}.npz").exists():
@@ -404,17 +361,13 @@ class EmbeddingCache:
 
 def _warn_of_older(cache: Path) -> None:
     """Say it when a cache holds embeddings that this version does not use."""
-    older: Iterable[Path] = cache.glob("*/about.json")
-    for about in older:
-        try:
-            old = "fingerprint" not in json.loads(about.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        if old:
-            warnings.warn(
-                f"the cache {cache} holds embeddings of an older version of "
-                f"sb_margins ({about.parent.name}, ...); they are not used, because "
-                "that version did not tell all models apart. Delete them",
-                stacklevel=5,
-            )
-            return
+    for about in cache.glob("*/about.json"):
+        with suppress(OSError, ValueError):
+            if "model" in json.loads(about.read_text(encoding="utf-8")):
+                warnings.warn(
+                    f"{about.parent} holds embeddings of an older version of "
+                    "sb_margins; they are not used, because that version did not "
+                    "tell all models apart. Delete such folders",
+                    stacklevel=4,
+                )
+                return

@@ -14,9 +14,11 @@ import soundfile
 import torch
 from torch import nn
 
+from sb_margins.audio import AudioInfo
 from sb_margins.data import prepare
 from sb_margins.encoder import fingerprint
 from sb_margins.errors import UserError
+from sb_margins.verification import embed
 from sb_margins.verification.embed import EmbeddingCache, audio_key, embed_files
 
 
@@ -182,6 +184,70 @@ def test_damaged_parts_are_made_again(corpus, tmp_path):
     assert len(EmbeddingCache(cache, fingerprint(Toy()), "whole")) == len(corpus)
 
 
+def test_caches_of_older_versions_are_passed_over(corpus, tmp_path):
+    old = tmp_path / "cache" / "0123"
+    old.mkdir(parents=True)
+    (old / "about.json").write_text('{"model": "0123456789abcdef", "options": ""}')
+    with pytest.warns(UserWarning, match="0123 holds embeddings of an older version"):
+        first = embed_files(Toy(), corpus, cache=tmp_path / "cache", progress=False)
+    again = embed_files(Toy(), corpus, cache=tmp_path / "cache", progress=False)
+    np.testing.assert_array_equal(first.matrix, again.matrix)
+
+
+def test_what_is_known_of_the_audio_comes_back_from_the_cache(corpus, tmp_path):
+    soundfile.write(corpus["u0"], 1e-3 * np.ones(9600).cumsum() % 1e-3, 16000)
+    cache = tmp_path / "cache"
+    first = embed_files(Toy(), corpus, cache=cache, progress=False)
+    encoder = Toy()
+    again = embed_files(encoder, corpus, cache=cache, progress=False)
+    assert not encoder.rows
+    assert again.notes == first.notes and again.seconds == first.seconds
+    assert first.fingerprint == fingerprint(Toy()) == again.fingerprint
+
+
+def test_a_batch_with_unusable_audio_is_not_made_twice(corpus, tmp_path):
+    corpus["silent"] = tmp_path / "silent.wav"
+    soundfile.write(corpus["silent"], np.zeros(8000), 16000)  # as long as u0 and u2
+    options = {"cache": tmp_path / "cache", "skip_bad": True, "progress": False}
+    first = embed_files(Toy(), corpus, **options)
+    encoder = Toy()
+    again = embed_files(encoder, corpus, **options)
+    assert not encoder.rows and "is silent" in again.skipped["silent"]
+    np.testing.assert_array_equal(first.matrix, again.matrix)
+
+
+def test_lengths_that_headers_tell_wrongly(corpus, tmp_path, monkeypatch):
+    """Files are batched by their headers; the audio itself is what is embedded."""
+    plain = embed_files(Toy(), corpus, progress=False)
+    monkeypatch.setattr(
+        embed, "audio_info", lambda path: AudioInfo(8000, 16000, 1, [], None, 0)
+    )
+    encoder = Toy()
+    found = embed_files(encoder, corpus, progress=False)
+    np.testing.assert_allclose(found.matrix, plain.matrix, atol=1e-6)
+    assert sorted(encoder.rows) == [(1, 19200), (2, 8000), (2, 11200)]
+    assert found.seconds == plain.seconds
+
+
+@pytest.mark.parametrize(
+    "settings", [{"crop_seconds": 0}, {"batch_seconds": 0}, {"crops": -1}]
+)
+def test_wrong_settings_are_told(corpus, settings):
+    with pytest.raises(UserError, match="crops must be >= 0"):
+        embed_files(Toy(), corpus, **settings)
+    with pytest.raises(UserError, match="no audio files"):
+        embed_files(Toy(), {})
+
+
+def test_rate_and_similarity_are_the_encoder_s(corpus):
+    encoder = Toy()
+    encoder.sample_rate = 8000
+    found = embed_files(encoder, corpus, similarity="poincare", progress=False)
+    assert sorted(encoder.rows) == [(1, 9600), (2, 4000), (2, 5600)]
+    assert found.similarity["name"] == "poincare"
+    assert found.seconds["stereo"] == pytest.approx(1.2)
+
+
 SLOW = """
 import time
 import torch
@@ -237,7 +303,7 @@ def test_killed_and_continued_gives_the_same_file(tmp_path, make_voice, monkeypa
     command = [sys.executable, "-c", SCRIPT, str(tmp_path), str(tmp_path / "b")]
     process = subprocess.Popen(command, env=environment)
     until = time.monotonic() + 60
-    while len(list((tmp_path / "b").glob("*/part-*.npz"))) < 4:
+    while len(list((tmp_path / "b").glob("*/part-*.npz"))) < 8:
         assert time.monotonic() < until and process.poll() is None
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
