@@ -167,35 +167,12 @@ def load_audio(
     start: float = 0.0,
     seconds: float | None = None,
 ) -> np.ndarray:
-    """The samples of `read_recording`, neither judged nor cut: for training.
+    """The samples [T] of `read_recording`, neither judged nor cut: for training.
 
-    Arguments
-    ---------
-    path : str or Path
-        The file.
-    rate : int
-        Sampling rate of the result in Hz.
-    start : float
-        Where to begin, in seconds.
-    seconds : float, optional
-        How much to read. Default: to the end.
+    A UserError when the file cannot be read or holds samples that are NaN or infinite.
 
-    Returns
-    -------
-    numpy.ndarray
-        [T] float32 samples, channels averaged.
-
-    Raises
-    ------
-    UserError
-        When the file cannot be read or holds samples that are NaN or infinite.
-
-    Example
-    -------
     >>> path = getfixture("tmp_path") / "a.wav"
     >>> soundfile.write(path, np.zeros(8000), 8000)
-    >>> load_audio(path).shape
-    (16000,)
     >>> load_audio(path, start=0.5, seconds=0.25).shape
     (4000,)
     """
@@ -207,13 +184,7 @@ def load_audio(
 
 
 def resample(wav: np.ndarray, source: int, target: int = SAMPLE_RATE) -> np.ndarray:
-    """[T] samples at ``source`` Hz to float32 samples at ``target`` Hz.
-
-    Example
-    -------
-    >>> resample(np.zeros(8000, dtype=np.float32), 8000).shape
-    (16000,)
-    """
+    """[T] samples at ``source`` Hz to float32 samples at ``target`` Hz."""
     if source != target:
         common = math.gcd(source, target)
         wav = resample_poly(wav, target // common, source // common)
@@ -221,33 +192,11 @@ def resample(wav: np.ndarray, source: int, target: int = SAMPLE_RATE) -> np.ndar
 
 
 def audio_info(path: str | Path, decode: str = "header") -> AudioInfo:
-    """Length, rate and channels of a file; for the preparation of corpora.
+    """Length, rate and channels of a file, with a note when it is truncated.
 
-    Arguments
-    ---------
-    path : str or Path
-        The file.
-    decode : str
-        ``header``: read the header only. ``ends``: also decode the first and the
-        last tenth of a second, which finds truncated FLAC and MP3 files. ``full``:
-        decode everything; only this finds damage in the middle.
-
-    Returns
-    -------
-    AudioInfo
-        With a note when the file is truncated.
-
-    Raises
-    ------
-    UserError
-        When the file is unusable.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "a.wav"
-    >>> soundfile.write(path, np.zeros(8000), 8000)
-    >>> audio_info(path)
-    AudioInfo(frames=8000, rate=8000, channels=1, notes=[], peak=None, checksum=0)
+    ``decode`` is ``header`` (read that only), ``ends`` (decode the first and the last
+    tenth of a second too, which finds truncated FLAC and MP3 files) or ``full``
+    (only this finds damage in the middle). A UserError when the file is unusable.
     """
     path = Path(path)
     with _opened(path) as file:

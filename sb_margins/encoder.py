@@ -89,24 +89,7 @@ class SpeakerEncoder(nn.Module):
     def from_modules(
         cls, modules: Mapping[str, nn.Module] | nn.ModuleDict, sample_rate: int = 16000
     ) -> SpeakerEncoder:
-        """The encoder of a recipe's ``modules``; others, such as a head, are left out.
-
-        Arguments
-        ---------
-        modules : mapping of str to torch.nn.Module
-            With ``compute_features``, ``mean_var_norm`` and ``embedding_model``.
-        sample_rate : int
-            Of the waveforms, in Hz.
-
-        Returns
-        -------
-        SpeakerEncoder
-
-        Raises
-        ------
-        UserError
-            When one of the three is not there.
-        """
+        """The encoder of a recipe's ``modules``; others, such as a head, do not count."""
         absent = [name for name in ENCODER_MODULES if name not in modules]
         if absent:
             raise UserError(f"the model lacks the modules {', '.join(absent)}")
@@ -114,18 +97,7 @@ class SpeakerEncoder(nn.Module):
         return cls(**parts, sample_rate=sample_rate)  # type: ignore[arg-type]
 
     def forward(self, wavs: Tensor) -> Tensor:
-        """Embeddings of waveforms.
-
-        Arguments
-        ---------
-        wavs : torch.Tensor
-            [B, T] float waveforms at the model's rate.
-
-        Returns
-        -------
-        torch.Tensor
-            [B, D] embeddings, not normalised.
-        """
+        """Waveforms [B, T] at the model's rate to embeddings [B, D], not normalised."""
         lengths = torch.ones(wavs.shape[0], device=wavs.device)
         feats = self.mean_var_norm(self.compute_features(wavs), lengths)
         return self.embedding_model(feats).reshape(wavs.shape[0], -1)
@@ -134,18 +106,8 @@ class SpeakerEncoder(nn.Module):
         """A short name that changes whenever embeddings or their scores would.
 
         Made of every setting of the three modules, their weights and statistics, the
-        sampling rate and the similarity. Neither the device nor where a model lies
-        matter.
-
-        Arguments
-        ---------
-        similarity : object, optional
-            How embeddings are compared; with ``settings()``, or None for the cosine.
-
-        Returns
-        -------
-        str
-            ``2-`` and 24 hexadecimal digits.
+        sampling rate and the similarity (None: the cosine). Neither the device nor
+        where a model lies matter.
         """
         settings = {"name": "cosine"}
         if similarity is not None:
