@@ -89,7 +89,7 @@ class SpeakerEncoder(nn.Module):
     def from_modules(
         cls, modules: Mapping[str, nn.Module] | nn.ModuleDict, sample_rate: int = 16000
     ) -> SpeakerEncoder:
-        """The encoder of a recipe's ``modules``; others, such as a head, do not count."""
+        """The encoder of a recipe's ``modules`` (its head does not matter)."""
         absent = [name for name in ENCODER_MODULES if name not in modules]
         if absent:
             raise UserError(f"the model lacks the modules {', '.join(absent)}")
