@@ -216,12 +216,12 @@ def main(argv: list[str]) -> int:
         if trials.labels is not None:
             rows[name] |= judge(settings, trials, final[name], speakers)
 
-    write_results(settings, folder, rows, embeddings, calibration)
     for name, trials in lists.items():
         write_scores(folder / f"scores_{name}.txt", trials, scores[name])
         if llrs:
             write_scores(folder / f"llr_{name}.txt", trials, llrs[name])
     draw(settings, folder, lists, final, scorer.unit(bool(llrs)))
+    write_results(settings, folder, rows, embeddings, calibration)
     print_results(settings, rows, calibrated=bool(llrs))
     print(f"written to {folder} in {time.monotonic() - started:.1f} s")
     return 0

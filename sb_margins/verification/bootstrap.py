@@ -32,7 +32,7 @@ def speakers_of(
     ``id10270/x/1.wav`` begin with their speaker, if the labels agree; of other names,
     those joined by target trials are one speaker.
     """
-    names, enrol, test = trials.numbered()
+    names, enrol, test = trials.numbered
     named = _speaker_names(names, trials, speakers)
     if named is not None:
         number = {speaker: i for i, speaker in enumerate(dict.fromkeys(named))}

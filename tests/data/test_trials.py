@@ -120,9 +120,11 @@ def test_labels_can_be_demanded(tmp_path):
 def test_trials_under_other_names_and_as_rows():
     trials = Trials.from_rows([(1, "a", "b"), (0, "a", "c")])
     assert list(trials.renamed(str.upper)) == [(1, "A", "B"), (0, "A", "C")]
-    names, enrol, test = trials.numbered()
+    names, enrol, test = trials.numbered
     assert names == ["a", "b", "c"]
     assert enrol.tolist() == [0, 0] and test.tolist() == [1, 2]
+    names, enrol, test = Trials([], []).numbered
+    assert names == [] and len(enrol) == len(test) == 0
 
 
 def test_enrolment_of_several_utterances(tmp_path):
