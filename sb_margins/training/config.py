@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ OPTIONAL = (
 # Settings that only an object of the YAML can put to use, by referring to them.
 FOR_OBJECTS = {"margin", "scale", "delta", "curvature", "loss_options"}
 FOR_OBJECTS |= {"margin_end_epoch"}
+OPTIONS = set(RunOptions().as_dict())
 KNOWN = {field.name for field in fields(TrainingSettings)}.union(REQUIRED, OPTIONAL)
 
 
@@ -113,25 +114,30 @@ def read_config(argv: list[str]) -> TrainingConfig:
         path = hparams_dir() / path.name
     if not path.is_file():
         raise UserError(f"no such file: {argv[0]}. The training YAMLs are in hparams/")
-    options = set(RunOptions().as_dict())
-    tree = compose(path, options, _flag(argv[1:], "encoder"))
-    keys = {str(key) for key in tree}
-    flags, rest = _split_flags(argv[1:], keys | KNOWN, options, path.name)
-    flags.pop("encoder", None)
+    flags, rest = _split_flags(argv[1:])
+    tree = compose(path, flags.pop("encoder", None))
+    known = KNOWN.union(OPTIONS, tree)
+    for flag in flags:
+        if flag not in known:
+            raise UserError(
+                f"--{flag} is neither a key of {path.name} nor a run option of "
+                f"SpeechBrain.{nearest(flag, known)}"
+            )
     _, run_opts, unknown = RunOptions.from_command_line_args([argv[0], *rest])
     if unknown.strip():
         raise UserError(f"what is meant by '{unknown.strip()}'? Flags begin with --")
     text = _dump(tree)
-    _check_keys(text, keys, options, path)
-    resolved = _load(_resolve(text, path, flags), path)
+    _check_keys(text, {str(key) for key in tree}, path)
+    overrides = {k: v for k, v in flags.items() if k in tree or k not in OPTIONS}
+    resolved = _load(_resolve(text, path, overrides), path)
     plain = {str(k): None if _tagged(v) else _plain(v) for k, v in resolved.items()}
     settings = TrainingSettings.read(plain)
     if not settings.data_folder:
         raise UserError(f"give --data_folder: {path.name} leaves it open")
-    return TrainingConfig(path, text, flags, run_opts, plain, settings)
+    return TrainingConfig(path, text, overrides, run_opts, plain, settings)
 
 
-def compose(path: Path, options: Iterable[str] = (), encoder: str | None = None) -> Any:
+def compose(path: Path, encoder: str | None = None) -> Any:
     """The tree of a YAML with its base and its encoder put in.
 
     A YAML with the key ``base`` replaces values of another, by its path. The encoder
@@ -147,18 +153,16 @@ def compose(path: Path, options: Iterable[str] = (), encoder: str | None = None)
             raise UserError(f"{above}: its base {base} does not exist")
         layers.insert(0, (base, _load(base.read_text(encoding="utf-8"), base)))
     root_path, tree = layers.pop(0)
-    if encoder is not None:
-        layers.append((Path("."), {"encoder": encoder}))
-    complete = "embedding_model" in tree
-    current = None if complete else tree.get("encoder")
+    current = None if "embedding_model" in tree else tree.get("encoder")
     parts = _encoder(current, root_path.parent) if current else {}
     changes: dict[str, Any] = {}
+    if encoder is not None:
+        layers.append((Path(), {"encoder": encoder}))
     for layer_path, layer in layers:
-        wanted = layer.get("encoder", current)
-        if wanted != current:
-            for key in parts:
-                changes.pop(key, None)
-            current, parts = wanted, _encoder(wanted, layer_path.parent)
+        if layer.get("encoder", current) != current:
+            changes = {k: v for k, v in changes.items() if k not in parts}
+            current = layer["encoder"]
+            parts = _encoder(current, layer_path.parent)
         changes.update(layer)
     if current:
         tree["encoder"] = changes["encoder"] = Path(current).stem
@@ -169,12 +173,12 @@ def compose(path: Path, options: Iterable[str] = (), encoder: str | None = None)
             tree.insert(place + shift, key, value)
     for key in ("out_n_neurons", "steps_per_epoch"):  # counted; may be referred to
         tree.setdefault(key, None)
-    known = KNOWN.union(options, tree)
+    known = KNOWN.union(OPTIONS, tree)
     for key, value in changes.items():
         if key not in known:
             raise UserError(
-                f"{path}: '{key}' is not a key of {root_path.name}"
-                f"{' or its encoder' if parts else ''}.{nearest(key, known)}"
+                f"{path}: '{key}' is not a key of {root_path.name} or its encoder."
+                f"{nearest(key, known)}"
             )
         if isinstance(value, Mapping) and not _tagged(value) and tree.get(key):
             tree[key].update(value)
@@ -201,53 +205,42 @@ def _encoder(name: str, folder: Path) -> Any:
     return parts
 
 
-def _flag(words: list[str], name: str) -> str | None:
-    """The value of ``--name value`` or ``--name=value`` (the last one counts)."""
-    value = None
-    for word, following in zip(words, [*words[1:], None], strict=False):
-        flag, equals, text = word.partition("=")
-        if flag == f"--{name}":
-            value = text if equals else following
-    return value
+def _split_flags(words: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """Flags with their values (the last one counts), and SpeechBrain's run options.
 
-
-def _split_flags(
-    words: list[str], keys: set[str], options: set[str], name: str
-) -> tuple[dict[str, Any], list[str]]:
-    """Flags that are keys of the YAML (the last one counts), and the other words."""
+    A run option that has a value may be a key of the YAML too, so it is in both.
+    """
     yaml = ruamel.yaml.YAML(typ="safe")
     values: dict[str, Any] = {}
     rest: list[str] = []
-    remaining = iter(words)
-    for word in remaining:
+    remaining = list(words)
+    while remaining:
+        word = remaining.pop(0)
         flag, equals, text = word.removeprefix("--").partition("=")
         flag = flag.replace("-", "_")
         if not word.startswith("--"):
             rest.append(word)
-        elif flag in keys:
-            value = text if equals else next(remaining, None)
-            if value is None:
-                raise UserError(f"--{flag} needs a value")
-            try:
-                values[flag] = yaml.load(value)
-            except ruamel.yaml.YAMLError:
-                values[flag] = value
-            if flag in options:
-                rest.append(f"--{flag}={value}")
-        elif flag in options:
-            rest.append(f"--{flag}{equals}{text}")
-        else:
-            raise UserError(
-                f"--{flag} is neither a key of {name} nor a run option of "
-                f"SpeechBrain.{nearest(flag, keys | options)}"
-            )
+            continue
+        followed = bool(remaining) and not remaining[0].startswith("--")
+        if not equals and flag in OPTIONS and not followed:
+            rest.append(f"--{flag}")  # such as --noprogressbar
+            continue
+        if not equals and not remaining:
+            raise UserError(f"--{flag} needs a value")
+        value = text if equals else remaining.pop(0)
+        try:
+            values[flag] = yaml.load(value)
+        except ruamel.yaml.YAMLError:
+            values[flag] = value
+        if flag in OPTIONS:
+            rest.append(f"--{flag}={value}")
     return values, rest
 
 
-def _check_keys(text: str, keys: set[str], options: set[str], path: Path) -> None:
+def _check_keys(text: str, keys: set[str], path: Path) -> None:
     """Refuse keys that nothing reads: a misspelling is silent otherwise."""
     referred = re.findall(r"<\s*([A-Za-z_]\w*)", text)
-    known = (KNOWN - FOR_OBJECTS).union(options, referred)
+    known = (KNOWN - FOR_OBJECTS).union(OPTIONS, referred)
     unused = sorted(k for k in keys - known if not k.startswith("__"))
     missing = [key for key in REQUIRED if key not in keys]
     problems = []
