@@ -21,6 +21,7 @@ from speechbrain.utils.run_opts import RunOptions
 from sb_margins.encoder import ENCODER_MODULES
 from sb_margins.errors import UserError, nearest
 from sb_margins.select import hparams_dir
+from sb_margins.training.process import backend_flags
 from sb_margins.training.settings import TrainingSettings
 
 # What the YAML builds, besides the settings.
@@ -123,6 +124,8 @@ def read_config(argv: list[str]) -> TrainingConfig:
                 f"--{flag} is neither a key of {path.name} nor a run option of "
                 f"SpeechBrain.{nearest(flag, known)}"
             )
+    if "distributed_backend" not in flags:
+        rest += backend_flags()
     _, run_opts, unknown = RunOptions.from_command_line_args([argv[0], *rest])
     if unknown.strip():
         raise UserError(f"what is meant by '{unknown.strip()}'? Flags begin with --")

@@ -8,6 +8,7 @@ from typing import Any
 from sb_margins.data.trials import read_trials
 from sb_margins.files import write_json
 from sb_margins.inference.results import export_results
+from sb_margins.plots.curves import plot_training
 from sb_margins.plots.det import plot_det
 from sb_margins.plots.histogram import plot_histogram
 from sb_margins.training.run import Trained
@@ -25,7 +26,12 @@ from sb_margins.versions import versions
 
 def evaluate(trained: Trained) -> Path:
     """Evaluate every list, write figures and pictures, export the model's folder."""
-    folder, prepared = trained.folder, trained.prepared
+    folder, prepared, settings = trained.folder, trained.prepared, trained.settings
+    corpus = prepared.data_root.resolve().name
+    if prepared.info["corpus"] == "demo":
+        corpus = "the synthetic demo corpus"
+    title = f"{settings.loss or ''} on {corpus}, seed {settings.seed}"
+    plot_training(trained.history.rows, folder / "curve.png", title)
     lists: dict[str, Any] = {}
     curves: dict[str, Any] = {}
     for split in prepared.splits[1:]:
@@ -52,9 +58,6 @@ def evaluate(trained: Trained) -> Path:
     plot_det(curves, folder / "det.png", title=folder.name)
     write_json(folder / "metrics.json", {"lists": lists, "versions": versions()})
     print_table(lists)
-    corpus = prepared.data_root.resolve().name
-    if prepared.info["corpus"] == "demo":
-        corpus = "the synthetic demo corpus"
     dev = None
     if "dev" in curves:
         dev = (*curves["dev"], f"the dev trials of {corpus}")

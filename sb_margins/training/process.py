@@ -71,22 +71,18 @@ def world_size() -> int:
     return torch.distributed.get_world_size() if in_group() else 1
 
 
-def choose_backend(run_opts: Any) -> str:
-    """Under torchrun on a machine without enough GPUs: gloo on CPUs; says so."""
-    rank = os.environ.get("LOCAL_RANK")
-    if rank is None or run_opts.distributed_backend != "nccl":
-        return ""
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    if ranks <= torch.cuda.device_count():
-        return ""
-    if torch.cuda.is_available():
+def backend_flags() -> list[str]:
+    """Under torchrun on a machine without GPUs: the flags to train on its CPUs."""
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 0))
+    gpus = torch.cuda.device_count()
+    if not ranks or ranks <= gpus:
+        return []
+    if gpus:
         raise UserError(
-            f"{ranks} processes need {ranks} GPUs, and this machine has "
-            f"{torch.cuda.device_count()}: lower --nproc_per_node, or train on CPUs "
-            "with --device cpu --distributed_backend gloo"
+            f"{ranks} processes need {ranks} GPUs, and this machine has {gpus}: lower "
+            "--nproc_per_node, or use --device cpu --distributed_backend gloo"
         )
-    run_opts.device, run_opts.distributed_backend = "cpu", "gloo"
-    return "no GPU here: the processes train on CPUs (gloo)"
+    return ["--device=cpu", "--distributed_backend=gloo"]
 
 
 def leave_group(code: int) -> NoReturn:

@@ -21,14 +21,13 @@ from sb_margins.data import Prepared, prepare
 from sb_margins.data.trials import read_trials
 from sb_margins.encoder import SpeakerEncoder
 from sb_margins.files import write_text
-from sb_margins.plots.curves import plot_training
 from sb_margins.similarity import similarity_of
 from sb_margins.training.brain import SpeakerBrain, Stats
 from sb_margins.training.checkpoints import WholeCheckpointer, load_best, start_from
 from sb_margins.training.config import TrainingConfig
 from sb_margins.training.crops import CropDataset, CropSampler, check_audio, collate
 from sb_margins.training.log import VALIDATION, History
-from sb_margins.training.process import choose_backend, readable_errors, world_size
+from sb_margins.training.process import readable_errors, world_size
 from sb_margins.training.settings import TrainingSettings, check_same_run, write_run
 from sb_margins.verification.embed import embed_files
 from sb_margins.verification.metrics import OperatingPoints
@@ -41,6 +40,7 @@ class Trained:
 
     folder: Path
     prepared: Prepared
+    settings: TrainingSettings
     hparams: dict[str, Any]
     history: History
     device: str
@@ -65,7 +65,6 @@ def run(config: TrainingConfig) -> Trained:
     folder = Path(settings.output_folder)
 
     # Processes, and what needs no data to be refused
-    remarks = [*settings.remarks, choose_backend(config.run_opts)]
     ddp_init_group(config.run_opts)
     settings.check_loss()
     check_same_run(folder, config.recorded())
@@ -75,7 +74,7 @@ def run(config: TrainingConfig) -> Trained:
     prepared = Prepared.load(folder / "data")
     manifest = prepared.manifest("train")
     settings.check_epoch(len(manifest), world_size())
-    remarks += check_audio(manifest, settings.sentence_len)
+    remarks = settings.remarks + check_audio(manifest, settings.sentence_len)
     classes = settings.count_classes(len(manifest.speakers))
     labels = CategoricalEncoder()
     labels.expect_len(len(manifest.speakers))
@@ -153,8 +152,7 @@ def run(config: TrainingConfig) -> Trained:
     brain.modules.eval()
     if if_main_process():
         print(f"evaluating {chosen}")
-        plot_training(history.rows, folder / "curve.png", _title(settings))
-    return Trained(folder, prepared, hparams, history, str(brain.device))
+    return Trained(folder, prepared, settings, hparams, history, str(brain.device))
 
 
 def prepare_corpus(settings: TrainingSettings) -> Prepared:
@@ -201,12 +199,6 @@ def _validation(
     return validate
 
 
-def _title(settings: TrainingSettings) -> str:
-    name = Path(settings.data_folder).name
-    synthetic = " (synthetic voices)" if settings.corpus == "demo" else ""
-    return f"{settings.loss or ''} on {name}{synthetic}, seed {settings.seed}"
-
-
 def _print_start(
     settings: TrainingSettings,
     prepared: Prepared,
@@ -227,7 +219,10 @@ def _print_start(
         other = prepared.manifest(split)
         print(f"  {split}: {len(other)} utterances, {len(other.speakers)} speakers")
     print(f"results in {settings.output_folder}")
-    for remark in filter(None, remarks):
+    if world_size() > 1:
+        backend = torch.distributed.get_backend()
+        print(f"  {world_size()} processes train together ({backend})")
+    for remark in remarks:
         print(f"  {remark}")
 
 

@@ -1,4 +1,4 @@
-"""One process of a DDP training on tensors: run by test_ddp.py, alone or as a rank.
+"""One process of a DDP run on tensors: started by test_ddp.py, alone or as a rank.
 
 Trains a tiny encoder without batch statistics with each loss for 50 steps and writes
 the loss, the window and a checksum of all weights after each step.
@@ -6,7 +6,6 @@ the loss, the window and a checksum of all weights after each step.
 
 import hashlib
 import json
-import sys
 from pathlib import Path
 
 import torch
@@ -133,7 +132,3 @@ def main(out, *words):
     file.write_text(json.dumps(found))
     if together:
         leave_group(0)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -110,7 +110,9 @@ def test_resume_in_the_middle_of_an_epoch_is_exact(
     tiny_corpus, tmp_path, long_words, straight, caplog, capsys, how, status
 ):
     broken = flags(tiny_corpus, tmp_path / "broken", *long_words)
-    assert run_killed(how, broken) == status
+    log = tmp_path / "log"
+    assert run_killed(how, broken, log) == status
+    assert "epoch 1/3" in log.read_text()  # lines are in a log as they happen
     capsys.readouterr()
     with caplog.at_level(logging.WARNING):
         resumed = run(read_config(broken))
