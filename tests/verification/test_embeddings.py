@@ -6,16 +6,10 @@ import json
 
 import numpy as np
 import pytest
+from random_trials import some
 
 from sb_margins.errors import UserError
 from sb_margins.verification.embeddings import Embeddings
-
-RNG = np.random.default_rng(0)
-
-
-def some(count: int, size: int = 8) -> Embeddings:
-    matrix = RNG.standard_normal((count, size)).astype(np.float32)
-    return Embeddings([f"u{i}" for i in range(count)], matrix)
 
 
 def test_embedding_files(tmp_path):

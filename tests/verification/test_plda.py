@@ -5,19 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from random_trials import RNG, some
 
 from sb_margins.data.trials import Trials
 from sb_margins.errors import UserError
 from sb_margins.verification.embeddings import Embeddings
 from sb_margins.verification.plda import PLDASimilarity, train_plda
 from sb_margins.verification.scoring import score_trials
-
-RNG = np.random.default_rng(0)
-
-
-def some(count: int, size: int) -> Embeddings:
-    matrix = RNG.standard_normal((count, size)).astype(np.float32)
-    return Embeddings([f"u{i}" for i in range(count)], matrix)
 
 
 def test_plda_equals_speechbrain():
