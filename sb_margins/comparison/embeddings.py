@@ -15,8 +15,8 @@ from sb_margins.data import Manifest
 from sb_margins.encoder import SpeakerEncoder
 from sb_margins.inference.results import read_results
 from sb_margins.similarity import similarity_of
+from sb_margins.verification.embed import embed_files
 from sb_margins.verification.embeddings import Embeddings
-from sb_margins.verification.extraction import extract
 
 
 @dataclass
@@ -88,7 +88,7 @@ def embed(model: TrainedModel, manifest: Manifest, name: str) -> np.ndarray:
         kept = Embeddings.load(path)
         if kept.ids == ids:
             return kept.matrix
-    embeddings = extract(model.encoder, manifest, progress=False)
+    embeddings = embed_files(model.encoder, manifest, progress=False)
     embeddings.save(path)
     return embeddings.matrix
 

@@ -117,7 +117,7 @@ def test_embeddings_are_kept_until_the_cell_is_trained_again(tmp_path, monkeypat
         matrix = np.full((len(whole), 2), len(calls), dtype=np.float32)
         return Embeddings(calls[-1], matrix)
 
-    monkeypatch.setattr(embeddings, "extract", extract)
+    monkeypatch.setattr(embeddings, "embed_files", extract)
     (tmp_path / embeddings.MARKER).touch()
     result = SimpleNamespace(cell=SimpleNamespace(folder=tmp_path))
     model = TrainedModel(result, None, None, None)
