@@ -43,7 +43,7 @@ def describe_geometry(comparison: Comparison, folder: Path) -> dict[str, Any] | 
     manifest = comparison.prepared.manifest(split)
     speakers = [u.spk_id for u in manifest]
     levels = hierarchy(sorted(set(speakers)), about_speakers(manifest))
-    shown = choose_points(speakers)
+    mapped = choose_points(speakers)
     train = comparison.prepared.manifest("train")
     few = evenly(train, MOST_TRAIN)
     class_of = {speaker: i for i, speaker in enumerate(train.speakers)}
@@ -60,7 +60,7 @@ def describe_geometry(comparison: Comparison, folder: Path) -> dict[str, Any] | 
             if result is not system.typical:
                 continue
             maps[system.label] = _map(
-                model, points[shown], [speakers[i] for i in shown]
+                model, points[mapped], [speakers[i] for i in mapped]
             )
             if model.hyperbolic and model.prototypes is not None:
                 # Those of voices at unchanged speed come first.
@@ -82,7 +82,7 @@ def describe_geometry(comparison: Comparison, folder: Path) -> dict[str, Any] | 
     return {
         "split": split,
         "maps": paths,
-        "mapped_speakers": len({speakers[i] for i in shown}),
+        "mapped_speakers": len({speakers[i] for i in mapped}),
         "levels": list(levels),
         "rows": rows,
         "radii": folder / "radii.png" if radii else None,
@@ -146,7 +146,7 @@ def radius_against_confusability(
     """Of the speakers in ``classes`` [N]: radii, confusabilities, Spearman's rho and p.
 
     ``distances`` [N, C] are those of utterances to prototypes. A speaker's
-    confusability is the distance to its own prototype minus that to the nearest other
+    confusability is the distance to its prototype minus that to the nearest other
     one, on average. rho is NaN when all radii are equal.
     """
     from scipy.stats import spearmanr

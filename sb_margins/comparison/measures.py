@@ -1,4 +1,4 @@
-"""How tree-like distances are, and whether they follow the corpus's own hierarchy."""
+"""How tree-like distances are, and whether they follow the corpus's hierarchy."""
 
 from __future__ import annotations
 
@@ -109,20 +109,22 @@ def hierarchy(
     language > gender > child or adult > speaker, of the levels that are known.
     NaN where one of the two is not known; only levels that differ at all are there.
     """
-    words: dict[str, list[str]] = {}
+    categories: dict[str, list[str]] = {}
     for key in ("language", "gender"):
         values = [str(about.get(s, {}).get(key, "")).strip().lower() for s in speakers]
         if len(set(values) - {""}) > 1:
-            words[key] = values
-    levels = {key: _unequal(values) for key, values in words.items()}
+            categories[key] = values
+    levels = {key: _unequal(values) for key, values in categories.items()}
     ages = np.array([_years(about.get(s, {}).get("age", "")) for s in speakers])
     if len(set(ages[~np.isnan(ages)])) > 1:
         levels["age"] = np.abs(ages[:, None] - ages)
         grown = ["" if math.isnan(age) else str(age >= ADULT) for age in ages]
         if len(set(grown) - {""}) > 1:
-            words["grown"] = grown
+            categories["grown"] = grown
     branches = [
-        _unequal(words[key]) for key in ("grown", "gender", "language") if key in words
+        _unequal(categories[key])
+        for key in ("grown", "gender", "language")
+        if key in categories
     ]
     if len(branches) > 1:
         height = np.ones((len(speakers), len(speakers)))
@@ -134,8 +136,8 @@ def hierarchy(
     return levels
 
 
-def _unequal(words: Sequence[str]) -> np.ndarray:
-    array = np.array(words)
+def _unequal(categories: Sequence[str]) -> np.ndarray:
+    array = np.array(categories)
     differ = (array[:, None] != array).astype(float)
     unknown = array == ""
     differ[unknown] = np.nan

@@ -21,7 +21,7 @@ from sb_margins.plots.curves import plot_learning
 from sb_margins.plots.det import plot_det
 from sb_margins.plots.histogram import plot_histograms
 from sb_margins.plots.style import COLOURS
-from sb_margins.training.settings import FREE_TO_CHANGE
+from sb_margins.training.settings import FREE_TO_CHANGE, TrainingSettings
 from sb_margins.verification.metrics import Metric, standard_metrics, threshold_at
 
 METRICS = standard_metrics((0.01,))[:2]  # EER and minDCF(0.01)
@@ -190,7 +190,7 @@ def _training_table(comparison: Comparison) -> dict[str, Any]:
             f"{_updates(comparison, settings):,}",
             _mean([r.minutes for r in results]),
             ", ".join(f"{r.best['epoch']:.0f}" for r in results),
-            str(int(settings.get("number_of_epochs", 1))),
+            str(TrainingSettings.read(settings).number_of_epochs),
             _mean(accuracy),
         ]
         rows.append(row)
@@ -205,11 +205,11 @@ def _mean(values: Sequence[float]) -> str:
 
 def _updates(comparison: Comparison, settings: dict[str, Any]) -> int:
     """Optimiser updates of a run (without adaptive accumulation)."""
-    utterances = len(comparison.prepared.manifest("train"))
-    crops = utterances * (settings.get("crops_per_utterance") or 1)
-    steps = crops // settings.get("batch_size", 32)
+    typed = TrainingSettings.read(settings)
+    crops = len(comparison.prepared.manifest("train")) * typed.crops_per_utterance
+    batches = crops // typed.batch_size
     factor = settings.get("grad_accumulation_factor") or 1
-    return int(settings.get("number_of_epochs", 1)) * -(-steps // factor)
+    return typed.number_of_epochs * -(-batches // factor)
 
 
 def _draw(comparison: Comparison, folder: Path) -> dict[str, Any]:
@@ -250,7 +250,7 @@ def score_unit(system: System) -> str:
 
 
 def _settings(comparison: Comparison) -> dict[str, Any]:
-    """Settings of the losses, those shared by all runs, and whether voices are made."""
+    """Settings of the losses, those shared by all runs, and what to beware of."""
     rows = []
     for variant in (system.variant for system in comparison.systems):
         values = {**select.settings(variant.loss), **dict(variant.settings)}
@@ -265,8 +265,13 @@ def _settings(comparison: Comparison) -> dict[str, Any]:
         and key != "loss_options"
         and all(key in one and one[key] == first[key] for one in every)
     )
-    synthetic = any(one.get("corpus") == "demo" for one in every)
-    return {"settings": rows, "shared": shared, "synthetic": synthetic}
+    typed = [TrainingSettings.read(one) for one in every]
+    return {
+        "settings": rows,
+        "shared": shared,
+        "synthetic": any(one.corpus == "demo" for one in typed),
+        "remarks": list(dict.fromkeys(text for one in typed for text in one.remarks)),
+    }
 
 
 def _origin(comparison: Comparison) -> dict[str, Any]:

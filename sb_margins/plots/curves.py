@@ -21,8 +21,8 @@ from sb_margins.plots.style import (
 Rows = Sequence[Mapping[str, float]]  # one per epoch; epoch 0: the untrained network
 # What the training crops look like to the classifier: legend, colour, line.
 SCORES = {
-    "target_score": ("to the own prototype", BLUE, "-"),
-    "hardest_score": ("to the nearest other prototype", ORANGE, "--"),
+    "target_score": ("to the target's prototype", BLUE, "-"),
+    "hardest_score": ("to the nearest other", ORANGE, "--"),
 }
 
 

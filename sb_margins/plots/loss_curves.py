@@ -116,7 +116,7 @@ def plot_losses(
             linear.set_title(titles[column])
             log.set(ylabel=f"{label} (nats, logarithmic)", yscale="log")
             log.set_ylim(0.7 * FLOOR, 3 * max(top, 1))
-            log.set_xlabel("cosine to the own class")
+            log.set_xlabel("cosine to the target class")
         for axes in grid:
             axes.set(xlim=(-1, 1), xticks=[-1, -0.5, 0, 0.5, 1])
             for cosine in nontargets:
@@ -139,18 +139,18 @@ def describe_nontargets(nontargets: Mapping[float, int]) -> str:
     return ", ".join(parts).replace(" at ", " at cosine ", 1)
 
 
-def parse_nontargets(words: list[str]) -> dict[float, int]:
+def parse_nontargets(parts: list[str]) -> dict[float, int]:
     """Read ``0.3 0x100``: one non-target at cosine 0.3 and a hundred at 0."""
     counts: dict[float, int] = {}
-    for word in words:
-        text, _, times = word.strip().partition("x")
+    for part in parts:
+        text, _, times = part.strip().partition("x")
         try:
             cosine, count = float(text), int(times or 1)
         except ValueError:
             cosine, count = 2.0, 0
         if not -1 <= cosine <= 1 or not 1 <= count <= 100_000:
             raise UserError(
-                f"--nontargets: '{word}' is not COSINE or COSINExCOUNT, the cosine "
+                f"--nontargets: '{part}' is not COSINE or COSINExCOUNT, the cosine "
                 "between -1 and 1, e.g. 0.3,0x100"
             )
         counts[cosine] = counts.get(cosine, 0) + count

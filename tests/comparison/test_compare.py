@@ -61,13 +61,13 @@ class InProcess:
 
 @pytest.fixture(scope="module")
 def runner():
-    """All trainings of this file, in this process."""
+    """All runs of this file, in this process."""
     one = InProcess()
     begin = SpeakerBrain.on_fit_batch_start
 
     def noted(self, batch, should_step):
-        found = one.batches.setdefault(one.key, [])
-        found.append((tuple(batch.ids), float(batch.wavs.double().sum())))
+        batches = one.batches.setdefault(one.key, [])
+        batches.append((tuple(batch.ids), float(batch.wavs.double().sum())))
         return begin(self, batch, should_step)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -81,7 +81,7 @@ def corpus(tiny_corpus, tmp_path_factory):
     """The tiny corpus with what is known about its speakers."""
     import shutil
 
-    folder = tmp_path_factory.mktemp("told") / "corpus"
+    folder = tmp_path_factory.mktemp("about") / "corpus"
     shutil.copytree(tiny_corpus, folder)
     rows = ["utt_id,spk_id,path"]
     for path in sorted(folder.glob("*/*/*.wav")):
@@ -91,12 +91,12 @@ def corpus(tiny_corpus, tmp_path_factory):
     split = dict(zip(range(8), ["train"] * 3 + ["dev"] * 2 + ["test"] * 3, strict=True))
     about = [f"spk{k},{'fm'[k % 2]},{5 + 9 * k}" for k in range(8)]
     (folder / "speakers.csv").write_text("spk_id,gender,age\n" + "\n".join(about))
-    told = [f"{row.split(',')[0]},{split[int(row[3])]}" for row in rows[1:]]
-    (folder / "splits.csv").write_text("utt_id,split\n" + "\n".join(told) + "\n")
+    assigned = [f"{row.split(',')[0]},{split[int(row[3])]}" for row in rows[1:]]
+    (folder / "splits.csv").write_text("utt_id,split\n" + "\n".join(assigned) + "\n")
     return folder
 
 
-def words(corpus, out, losses="am,ham", *more, seeds=2):
+def compare_argv(corpus, out, losses="am,ham", *more, seeds=2):
     asked = [f"--losses={losses}", f"--seeds={seeds}", f"--output={out}"]
     return ["compare", YAML, *asked, "--data-folder", str(corpus), *SMALL, *more]
 
@@ -104,7 +104,7 @@ def words(corpus, out, losses="am,ham", *more, seeds=2):
 @pytest.fixture(scope="module")
 def compared(runner, corpus, tmp_path_factory):
     out = tmp_path_factory.mktemp("compared") / "out"
-    assert cli(words(corpus, out)) == 0
+    assert cli(compare_argv(corpus, out)) == 0
     return out
 
 
@@ -112,17 +112,17 @@ def test_every_cell_is_there_and_the_report_tells_its_figures(compared, runner):
     assert runner.ran[:4] == [
         f"{x}, seed {s}" for s in (1986, 1987) for x in ("am", "ham")
     ]
-    told = json.loads((compared / "report.json").read_text())
+    numbers = json.loads((compared / "report.json").read_text())
     values = []
     for seed in (1986, 1987):
         path = compared / "cells" / "ham" / str(seed) / "scores_test.txt"
         trials, scores = read_scores(path)
         values.append(eer(scores, trials.labels))
-    figure = told["lists"]["test"]["ham"]["eer"]
+    figure = numbers["lists"]["test"]["ham"]["eer"]
     assert figure["mean"] == pytest.approx(np.mean(values))
     assert figure["spread"] == pytest.approx(np.std(values, ddof=1))
-    assert told["baseline"] == "am" and told["seeds"] == [1986, 1987]
-    assert "dev" not in told["lists"], "dev chooses, it is not reported"
+    assert numbers["baseline"] == "am" and numbers["seeds"] == [1986, 1987]
+    assert "dev" not in numbers["lists"], "dev chooses, it is not reported"
 
 
 def test_report_is_one_page_with_everything(compared):
@@ -143,6 +143,7 @@ def test_report_is_one_page_with_everything(compared):
         "sb-margins compare",
         "torch",
         "median dev EER",
+        "Attention: training ends in epoch 2, before the margin is full",
     ):
         assert word in page and word in text, word
     assert page.count("<figcaption>") == shown
@@ -158,8 +159,8 @@ def test_the_demo_corpus_at_its_smallest(runner, tmp_path, monkeypatch):
     asked += ["--losses=ham", "--seeds=1", *SMALLEST, "--crops_per_utterance=2"]
     asked += ["--corpus_options={speakers: 20, utterances: 4}"]
     assert cli(["compare", str(yaml), *asked]) == 0
-    told = json.loads((out / "report.json").read_text())
-    figure = told["lists"]["test"]["ham"]["eer"]
+    numbers = json.loads((out / "report.json").read_text())
+    figure = numbers["lists"]["test"]["ham"]["eer"]
     assert 0 <= figure["low"] <= figure["mean"] <= figure["high"] < 0.6
     assert "change" not in figure, "nothing to compare with"
     page = (out / "report.html").read_text()
@@ -204,9 +205,11 @@ def test_finished_cells_rest_and_a_new_loss_changes_none(
     compared, runner, corpus, no_report, capsys
 ):
     before, count = snapshot(compared / "cells"), len(runner.ran)
-    assert cli(words(corpus, compared, "am,ham", "--no-geometry")) == 0
+    assert cli(compare_argv(corpus, compared, "am,ham", "--no-geometry")) == 0
     assert len(runner.ran) == count and "4 are finished" in capsys.readouterr().out
-    assert cli(words(corpus, compared, "h,am,ham", "--no-geometry", seeds=1)) == 0
+    assert (
+        cli(compare_argv(corpus, compared, "h,am,ham", "--no-geometry", seeds=1)) == 0
+    )
     assert runner.ran[count:] == ["h, seed 1986"]
     after = snapshot(compared / "cells")
     assert {k: v for k, v in after.items() if k.parts[0] != "h"} == before
@@ -237,7 +240,7 @@ def test_a_killed_cell_continues_in_a_process_of_its_own(
     folder = tmp_path / "cells/am/1986"
     assert not (folder / "finished.json").exists()
     monkeypatch.setattr(run, "start_cell", IN_A_PROCESS)
-    assert cli(words(corpus, tmp_path, "am", "--no-geometry", seeds=1)) == 0
+    assert cli(compare_argv(corpus, tmp_path, "am", "--no-geometry", seeds=1)) == 0
     log = (folder / "train.log").read_text()
     assert "continuing after epoch 1" in log
     straight = compared / "cells/am/1986/scores_test.txt"
@@ -249,16 +252,18 @@ def test_a_failed_cell_does_not_stop_the_others(
 ):
     runner.fail = {"aam"}
     try:
-        status = cli(words(corpus, tmp_path, "aam,ham", "--baseline=ham", seeds=1))
+        status = cli(
+            compare_argv(corpus, tmp_path, "aam,ham", "--baseline=ham", seeds=1)
+        )
     finally:
         runner.fail = set()
     assert status == 1
     assert "aam, seed 1986 FAILED: last words" in capsys.readouterr().out
     assert "left out: aam, seed 1986" in (tmp_path / "report.md").read_text()
-    again = words(corpus, tmp_path, "aam,ham", "--baseline=ham", "--report-only")
+    again = compare_argv(corpus, tmp_path, "aam,ham", "--baseline=ham", "--report-only")
     assert cli([*again, "--seeds=1", "--no-geometry"]) == 0
     assert "Geometry" not in (tmp_path / "report.md").read_text()
-    assert cli(words(corpus, tmp_path, "aam,ham", "--report-only", seeds=1)) == 2
+    assert cli(compare_argv(corpus, tmp_path, "aam,ham", "--report-only", seeds=1)) == 2
     assert "no run of the baseline 'aam' is finished" in capsys.readouterr().err
     # Two runs of a cell are equal bit for bit.
     for name in ("scores_test.txt", "scores_dev.txt"):
@@ -292,7 +297,7 @@ def test_a_failed_cell_does_not_stop_the_others(
 )
 def test_refusals_before_any_training(corpus, runner, tmp_path, capsys, more, message):
     count = len(runner.ran)
-    assert cli([*words(corpus, tmp_path), *more]) == 2
+    assert cli([*compare_argv(corpus, tmp_path), *more]) == 2
     assert message in capsys.readouterr().err and len(runner.ran) == count
 
 
@@ -328,7 +333,7 @@ CHANGES = {
 def test_broken_and_mixed_cells_are_refused(compared, corpus, runner, capsys, message):
     kept = broken(compared, CHANGES[message])
     try:
-        assert cli(words(corpus, compared, "am,ham", "--report-only")) == 2
+        assert cli(compare_argv(corpus, compared, "am,ham", "--report-only")) == 2
     finally:
         for path, data in kept.items():
             path.write_bytes(data)
@@ -336,11 +341,11 @@ def test_broken_and_mixed_cells_are_refused(compared, corpus, runner, capsys, me
 
 
 def test_other_settings_need_another_folder(compared, corpus, capsys):
-    assert cli([*words(corpus, compared), "--lr=0.5"]) == 2
+    assert cli([*compare_argv(corpus, compared), "--lr=0.5"]) == 2
     assert "lr was 0.002, now 0.5" in capsys.readouterr().err
 
 
 def test_one_comparison_at_a_time(compared, corpus, capsys):
     with locked(compared, "at work"):
-        assert cli(words(corpus, compared)) == 2
+        assert cli(compare_argv(corpus, compared)) == 2
     assert "is at work" in capsys.readouterr().err
