@@ -351,7 +351,7 @@ class SpeakerBrain(sb.Brain):
                 meta={**stats, "epoch": epoch},
                 num_to_keep=self.settings.average_checkpoints,
                 verbosity=logging.DEBUG,
-                **({"min_keys": ["EER"]} if "EER" in stats else {}),
+                min_keys=["EER"] if self.validate is not None else (),
             )
 
     @torch.no_grad()

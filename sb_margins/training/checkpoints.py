@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sb_margins.errors import UserError
 from sb_margins.inference.results import best_checkpoint, load_encoder_weights
+from sb_margins.inference.safe_weights import load_into, read_checkpoint
 from sb_margins.training.process import AGAIN, is_full_disk
 
 if TYPE_CHECKING:
@@ -106,16 +107,9 @@ def start_from(
     names = folder / "label_encoder.txt"
     if not names.is_file() or not (folder / "save").is_dir():
         return line
-    path = best_checkpoint(folder / "save") / "head.ckpt"
-    try:
-        before = CategoricalEncoder()
-        before.load(names)
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(
-            f"init_from: {names} or {path} is damaged ({type(error).__name__}). Start "
-            f"from the encoder alone: --init_from {folder / 'model'}"
-        ) from error
+    before = CategoricalEncoder()
+    load_into(before, names, "label_encoder")
+    weights = read_checkpoint(best_checkpoint(folder / "save") / "head.ckpt")
     taken = copy_classes(hparams["head"], weights, before.lab2ind, classes)
     return line + (f" and {taken} of its classes" if taken else "")
 
@@ -137,8 +131,10 @@ def copy_classes(
     state = head.state_dict()
     if set(state) != set(weights):
         return 0
-    if any(state[k].shape[1:] != weights[k].shape[1:] for k in state):
-        return 0
+    for key, tensor in state.items():
+        other = weights[key]
+        if not isinstance(other, Tensor) or other.shape[1:] != tensor.shape[1:]:
+            return 0
     shared = [name for name in now if name in before]
     to = torch.tensor([now[name] for name in shared], dtype=torch.long)
     source = torch.tensor([before[name] for name in shared], dtype=torch.long)

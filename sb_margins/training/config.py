@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -63,20 +64,11 @@ class TrainingConfig:
 
         ``derived`` are keys whose values are only known now (class count, steps).
         """
-        try:
+        overrides = {**self.overrides, **derived}
+        with _explained(self.path):
             built = load_hyperpyyaml(
-                _stream(self.text, self.path),
-                {**self.overrides, **derived},
-                overrides_must_match=False,
+                _stream(self.text, self.path), overrides, overrides_must_match=False
             )
-        except UserError:
-            raise
-        except (TypeError, ValueError, KeyError, ImportError) as error:
-            text = " ".join(str(part) for part in error.args)
-            hint = ""
-            if isinstance(error, ImportError):
-                hint = " (is the name right, and its package installed?)"
-            raise UserError(f"{self.path}: {text}{hint}") from error
         names = (*ENCODER_MODULES, "head")
         built.setdefault("modules", {name: built[name] for name in names})
         return built
@@ -87,19 +79,13 @@ class TrainingConfig:
 
     def recorded(self) -> dict[str, Any]:
         """The numbers, texts and plain lists that ``run.json`` keeps."""
-
-        def simple(value: Any) -> bool:
-            if isinstance(value, list):
-                return all(not isinstance(v, (dict, list)) for v in value)
-            return not isinstance(value, dict)
-
-        return {
-            key: value
-            for key, value in self.plain.items()
-            if not key.startswith("__")
-            and (simple(value) or key == "corpus_options")
-            and value is not None
-        }
+        kept = {}
+        for key, value in self.plain.items():
+            parts = value if isinstance(value, list) else [value]
+            simple = not any(isinstance(v, (dict, list)) for v in parts)
+            if value is not None and (simple or key == "corpus_options"):
+                kept[key] = value
+        return {key: v for key, v in kept.items() if not key.startswith("__")}
 
 
 def read_config(argv: list[str]) -> TrainingConfig:
@@ -286,14 +272,25 @@ def _stream(text: str, path: Path) -> io.StringIO:
 
 
 def _resolve(text: str, path: Path, overrides: Mapping[str, Any]) -> str:
-    try:
+    with _explained(path):
         return resolve_references(_stream(text, path), dict(overrides)).getvalue()
-    except (ValueError, KeyError, FileNotFoundError) as error:
-        message = " ".join(str(part) for part in error.args)
-        if "PLACEHOLDER" in message:
-            name = message.split("'")[1]
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn HyperPyYAML's errors into a UserError that names the file."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (TypeError, ValueError, KeyError, ImportError, FileNotFoundError) as error:
+        text = " ".join(str(part) for part in error.args)
+        if "PLACEHOLDER" in text:
+            name = text.split("'")[1]
             raise UserError(f"give --{name}: {path.name} leaves it open") from error
-        raise UserError(f"{path}: {message}") from error
+        if isinstance(error, ImportError):
+            text += " (is the name right, and its package installed?)"
+        raise UserError(f"{path}: {text}") from error
 
 
 def _tagged(value: Any) -> bool:

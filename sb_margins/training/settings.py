@@ -109,12 +109,11 @@ class TrainingSettings:
                 f"sentence_len is {self.sentence_len}; crops are between 0.2 and 60 "
                 "seconds"
             )
-        numbers = all(isinstance(v, (int, float)) for v in self.speeds)
-        if not numbers or not all(0.5 <= v <= 2 for v in self.speeds):
-            numbers = False
-        if not self.speeds or not numbers or len(set(self.speeds)) < len(self.speeds):
+        speeds = self.speeds
+        valid = all(isinstance(v, (int, float)) and 0.5 <= v <= 2 for v in speeds)
+        if not speeds or not valid or len(set(speeds)) < len(speeds):
             raise UserError(
-                f"speeds is {self.speeds}; give different numbers between 0.5 and 2, "
+                f"speeds is {speeds}; give different numbers between 0.5 and 2, "
                 "the unchanged speed first, e.g. [1.0, 0.9, 1.1]"
             )
         for name in ("number_of_epochs", "crops_per_utterance", "average_checkpoints"):
@@ -189,7 +188,7 @@ def check_same_run(folder: Path, recorded: Mapping[str, Any]) -> None:
         return
     try:
         before = json.loads(file.read_text(encoding="utf-8"))["settings"]
-        before = dict(before)
+        before = {"encoder": recorded.get("encoder"), **before}  # older: none
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{file} is damaged ({error}), so it is unknown what {folder} holds. "

@@ -1,7 +1,11 @@
 """Starting from other trainings, and what comes out at the end."""
 
+import math
+import shutil
+
 import pytest
 import torch
+from tiny_brain import tiny_brain
 from torch import nn
 from trainings import assert_same, flags
 
@@ -10,7 +14,12 @@ from sb_margins.errors import UserError
 from sb_margins.select import hparams_dir
 from sb_margins.training import checkpoints as module
 from sb_margins.training.brain import SpeakerBrain
-from sb_margins.training.checkpoints import WHOLE, WholeCheckpointer, copy_classes
+from sb_margins.training.checkpoints import (
+    WHOLE,
+    WholeCheckpointer,
+    copy_classes,
+    load_best,
+)
 from sb_margins.training.config import read_config
 from sb_margins.training.run import run
 
@@ -142,3 +151,45 @@ def test_class_weights_go_to_the_same_speakers():
     assert torch.equal(head.weight[1:], before[1:])
     assert copy_classes(head, {"weight": torch.ones(2, 5)}, {"b": 1}, now) == 0
     assert copy_classes(head, {"other": torch.ones(2, 2)}, {"b": 1}, now) == 0
+
+
+@pytest.mark.parametrize(
+    "name", ["label_encoder.txt", "head.ckpt", "embedding_model.ckpt", "CKPT.yaml"]
+)
+def test_damaged_parts_to_start_from_are_one_line(
+    tiny_corpus, tmp_path, first, name, capsys
+):
+    broken = tmp_path / "broken"
+    shutil.copytree(first, broken)
+    for path in [*broken.glob(name), *broken.glob(f"save/CKPT*/{name}")]:
+        path.write_bytes(b"\x80damaged\xff")
+    words = flags(tiny_corpus, tmp_path / "run", f"--init_from={broken}")
+    assert cli(["train", *words]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    (told,) = [line for line in lines if not line.startswith("prepare folder:")]
+    assert str(broken) in told or name.partition(".")[0] in told
+
+
+@pytest.mark.parametrize("name", ["optimizer.ckpt", "brain.ckpt", "head.ckpt"])
+def test_a_damaged_checkpoint_is_named(tiny_corpus, tmp_path, first, name, capsys):
+    out = tmp_path / "run"
+    shutil.copytree(first, out)
+    for path in out.glob(f"save/CKPT*/{name}"):
+        path.write_bytes(b"damaged")
+    more = ["--number_of_epochs=1", "--speeds=[1.0, 0.9, 1.1]"]
+    assert cli(["train", *flags(tiny_corpus, out, *more)]) == 2
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "cannot be loaded" in told and "CKPT+" in told and "Delete it" in told
+
+
+def test_an_error_that_is_not_a_number_wins_nothing(tmp_path):
+    brain, loader = tiny_brain(2)
+    errors = iter([0.4, math.nan, 0.3])
+    brain.validate = lambda encoder: {"EER": next(errors)}
+    parts = {"head": brain.head, "embedding_model": brain.modules.embedding_model}
+    brain.checkpointer = WholeCheckpointer(tmp_path, parts)
+    brain.fit([1, 2], loader)
+    assert "EER" not in brain.history.rows[-1]
+    assert load_best(brain) == "the weights of epoch 1"
+    brain.fit([3], loader)
+    assert load_best(brain) == "the weights of epoch 3"
