@@ -57,7 +57,7 @@ def rational_rocch(points):
 
 @pytest.mark.parametrize("ties", [True, False])
 def test_exact_rational_arithmetic(ties):
-    for scores, labels in cases(150, ties):
+    for scores, labels in cases(100, ties):
         points = rational_points(scores, labels)
         assert metrics.eer(scores, labels) == float(rational_eer(points))
         rocch = metrics.eer(scores, labels, method="rocch")
@@ -177,10 +177,12 @@ def test_wrong_settings_are_told():
     scores, labels = [0.1, 0.2], [0, 1]
     with pytest.raises(UserError, match="Did you mean 'rocch'"):
         metrics.eer(scores, labels, method="roch")
-    with pytest.raises(UserError, match="p_target"):
-        metrics.min_dcf(scores, labels, p_target=1.0)
-    with pytest.raises(UserError, match="costs"):
-        metrics.min_dcf(scores, labels, c_fa=0.0)
+    for p_target in (0.0, 1.0):
+        with pytest.raises(UserError, match="p_target"):
+            metrics.min_dcf(scores, labels, p_target=p_target)
+    for costs in ({"c_fa": 0.0}, {"c_miss": 0.0}, {"c_miss": np.inf}):
+        with pytest.raises(UserError, match="costs must be positive"):
+            metrics.min_dcf(scores, labels, **costs)
     with pytest.raises(UserError, match="not both"):
         metrics.threshold_at(scores, labels, far=0.1, prior=0.1)
     with pytest.raises(UserError, match="between 0 and 1"):
@@ -207,6 +209,15 @@ def test_thresholds_give_what_they_promise():
         assert gap == pytest.approx(
             float(min(abs(a - b) for a, b in rational_points(scores, labels)))
         )
+
+
+def test_thresholds_between_neighbouring_floats_and_at_the_ends():
+    low, high = 1.0, float(np.nextafter(1.0, 2.0))
+    points = metrics.OperatingPoints.of([high, low], [1, 0])
+    assert points.cut(1) == low and points.cut(2) == high
+    assert points.cut(0) < low and points.cut(0) == np.nextafter(low, 0)
+    assert metrics.threshold_at([3.0, 1.0, 2.0], [1, 0, 0], far=1) == np.nextafter(1, 0)
+    assert metrics.threshold_at([3.0, 1.0, 2.0], [1, 0, 0], far=0) == 2.5
 
 
 def test_calibrated_scores():

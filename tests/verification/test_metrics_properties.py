@@ -22,7 +22,7 @@ def trials(draw):
     return np.array(scores, np.float64), np.array(labels)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(trials(), st.randoms(use_true_random=False))
 def test_order_does_not_matter(data, random):
     scores, labels = data
@@ -40,7 +40,7 @@ def test_order_does_not_matter(data, random):
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(trials())
 def test_monotone_maps_change_nothing(data):
     scores, labels = data
@@ -51,7 +51,7 @@ def test_monotone_maps_change_nothing(data):
             assert before[name] == after[name]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(trials())
 def test_swapping_the_classes_changes_nothing(data):
     scores, labels = data
@@ -71,7 +71,7 @@ def test_swapping_the_classes_changes_nothing(data):
     )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(trials(), st.floats(0.001, 0.999))
 def test_bounds(data, p_target):
     scores, labels = data
@@ -93,7 +93,7 @@ def test_bounds(data, p_target):
     assert (far[0], frr[0], far[-1], frr[-1]) == (1, 0, 0, 1)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(trials(), st.integers(2, 4))
 def test_copies_of_all_trials_change_nothing(data, times):
     scores, labels = data
