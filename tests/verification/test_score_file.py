@@ -40,6 +40,13 @@ def test_score_files(tmp_path, name):
     assert scores.tolist() == [0.75, -0.1]
 
 
+def test_hard_decisions_are_scores_when_labels_are_words(tmp_path):
+    path = tmp_path / "scores.txt"
+    path.write_text("target 1\nnontarget 0\n")
+    trials, scores = read_scores(path)
+    assert trials.labels.tolist() == [1, 0] and scores.tolist() == [1.0, 0.0]
+
+
 def test_three_columns_take_their_labels_from_the_list(tmp_path):
     path, key = tmp_path / "scores.txt", tmp_path / "trials.txt"
     path.write_text("a c -0.1\na b 0.75\nx y 9\n")
