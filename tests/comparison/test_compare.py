@@ -1,10 +1,9 @@
 """sb-margins compare at its smallest: cells, resuming, refusals, the report."""
 
 import json
+import os
 import re
-import subprocess
-import sys
-import textwrap
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -215,18 +214,23 @@ def test_finished_cells_rest_and_a_new_loss_changes_none(
     assert {k: v for k, v in after.items() if k.parts[0] != "h"} == before
 
 
-KILLED = """
-import os, signal, sys
-from sb_margins.commands import train
-from sb_margins.training import brain
-end = brain.SpeakerBrain.on_fit_batch_end
-def kill(self, *args):
-    end(self, *args)
-    if (self.epoch, self.step) == (2, 1):
-        os.kill(os.getpid(), signal.SIGKILL)
-brain.SpeakerBrain.on_fit_batch_end = kill
-sys.exit(train.main(sys.argv[1:]))
-"""
+def train_and_die(argv):
+    """Train in a child process that is killed at a step of the second epoch."""
+    end = SpeakerBrain.on_fit_batch_end
+
+    def kill(self, *args):
+        end(self, *args)
+        if (self.epoch, self.step) == (2, 1):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if not child:
+        SpeakerBrain.on_fit_batch_end = kill
+        try:
+            cli(["train", *argv])
+        finally:
+            os._exit(3)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def test_a_killed_cell_continues_in_a_process_of_its_own(
@@ -234,9 +238,7 @@ def test_a_killed_cell_continues_in_a_process_of_its_own(
 ):
     flags = [f"--data_folder={corpus}", *SMALL[:-1]]
     plan = make_plan(Path(YAML), ["am"], 1, tmp_path, flags=flags)
-    script = textwrap.dedent(KILLED)
-    argv = [sys.executable, "-c", script, *plan.train_argv(plan.cells[0])]
-    assert subprocess.run(argv, stdout=subprocess.DEVNULL).returncode == -9
+    assert train_and_die(plan.train_argv(plan.cells[0])) == -9
     folder = tmp_path / "cells/am/1986"
     assert not (folder / "finished.json").exists()
     monkeypatch.setattr(run, "start_cell", IN_A_PROCESS)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from sb_margins.classifiers import CosineClassifier, PoincareClassifier
 from sb_margins.comparison.embeddings import (
@@ -48,6 +49,15 @@ def test_angles_of_a_cosine_model():
     assert model.among(points) == pytest.approx(expected)
     assert (model.among(points) == model.among(points).T).all() and not model.hyperbolic
     assert model.prototypes.shape == (4, 2)
+
+
+def test_rounding_beyond_1_is_no_angle():
+    class Rounded:
+        def matrix(self, a, b):
+            return torch.tensor([[1 + 1e-9, -1 - 1e-9]], dtype=torch.float64)
+
+    model = TrainedModel(None, None, CosineClassifier(2, 4), Rounded())
+    assert model.distances(np.ones((1, 2)), np.ones((2, 2))).tolist() == [[0, np.pi]]
 
 
 def test_several_prototypes_a_class_are_not_shown():
