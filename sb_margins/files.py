@@ -5,10 +5,10 @@ from __future__ import annotations
 import codecs
 import ctypes
 import fcntl
-import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 import zipfile
@@ -31,7 +31,7 @@ def write_whole(path: str | Path) -> Iterator[Path]:
     A reader, or a run after a crash, sees the old file or the new one. The file
     behind a symbolic link is replaced, not the link. After an error the temporary
     file is removed and the old file stays; what a killed process left is removed by
-    the next one.
+    the next write into the same folder.
     """
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_file():
@@ -39,7 +39,7 @@ def write_whole(path: str | Path) -> Iterator[Path]:
     temporary = target.with_name(f".{target.name}.{os.getpid()}.part{target.suffix}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _remove_stale(target)
+        _remove_stale(target.parent)
         yield temporary
         temporary.replace(target)
     except OSError as error:
@@ -56,7 +56,7 @@ def write_folder(path: str | Path) -> Iterator[Path]:
     temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _remove_stale(target)
+        _remove_stale(target.parent)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         yield temporary
@@ -90,11 +90,11 @@ def _exchange(one: Path, two: Path) -> bool:
         return False
 
 
-def _remove_stale(target: Path) -> None:
-    """Remove temporary files and folders of ``target`` whose process has ended."""
-    for path in target.parent.glob(f".{glob.escape(target.name)}.*.part*"):
-        process = path.name[len(target.name) + 2 :].split(".")[0]
-        if process.isdigit() and not _runs(int(process)):
+def _remove_stale(folder: Path) -> None:
+    """Remove temporary files and folders in ``folder`` whose process has ended."""
+    for path in folder.glob(".*.part*"):
+        process = re.search(r"\.(\d+)\.part(\.\w+)?$", path.name)
+        if process and not _runs(int(process[1])):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
             else:
