@@ -517,7 +517,11 @@ def print_results(
                 f"[low, high]: {settings.confidence:.0%} confidence, "
                 f"{settings.bootstrap} bootstrap replicates over speakers"
             )
+    if calibrated:
+        print(f"{settings.calibrate_on}: calibrated on itself, so Cllr is optimistic")
     for name, row in rows.items():
+        if row.get("eer", 0) > 0.5:
+            print(f"{name}: an EER above 50 %: are labels or scores inverted?")
         if row["left out"]:
             every = row["trials"] + row["left out"]
             print(f"{name}: {row['left out']} of {every} trials left out")

@@ -142,19 +142,63 @@ def test_stored_embeddings_give_the_scores_of_the_model(
     assert "interval" in rows["model_"] and "interval" not in rows["saved"]
 
 
-def test_a_cohort_of_another_model_is_refused(tmp_path, capsys):
-    matrix = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
+@pytest.fixture
+def stored(tmp_path):
+    """Embeddings of two models, a labelled and an open list; the words of `verify`."""
+    matrix = np.random.default_rng(0).standard_normal((6, 3)).astype(np.float32)
+    names = ["s/a", "s/b", "t/c", "t/d", "u/e", "u/f"]
     for name in ("one", "two"):
-        Embeddings(list("abcd"), matrix, fingerprint=name).save(
-            tmp_path / f"{name}.npz"
-        )
-    (tmp_path / "t.txt").write_text("1 a b\n0 a c\n")
-    argv = ["verify", "--embeddings", str(tmp_path / "one.npz"), "--norm", "s"]
-    argv += ["--trials", str(tmp_path / "t.txt"), "--bootstrap", "0", "--cohort"]
-    out = ["--output-folder", str(tmp_path / "out")]
-    assert main([*argv, str(tmp_path / "two.npz"), *out]) == 2
+        Embeddings(names, matrix, fingerprint=name).save(tmp_path / f"{name}.npz")
+    (tmp_path / "t.txt").write_text("1 s/a s/b\n0 s/a t/c\n1 t/c t/d\n0 t/c s/b\n")
+    (tmp_path / "open.txt").write_text("s/a s/b\n")
+    argv = ["verify", "--embeddings", str(tmp_path / "one.npz"), "--bootstrap", "0"]
+    argv += ["--trials", f"t={tmp_path / 't.txt'}", f"open={tmp_path / 'open.txt'}"]
+    return [*argv, "--output-folder", str(tmp_path / "out")]
+
+
+def test_a_cohort_of_another_model_is_refused(stored, tmp_path, capsys):
+    norm = [*stored, "--norm", "s", "--cohort"]
+    assert main([*norm, str(tmp_path / "two.npz")]) == 2
     assert "is of another model" in capsys.readouterr().err
-    assert main([*argv, str(tmp_path / "one.npz"), *out]) == 0
+    assert main([*norm, str(tmp_path / "train.csv")]) == 2
+    assert "must be an .npz of the same model" in capsys.readouterr().err
+
+
+def test_a_cohort_is_drawn_by_its_seed_and_centred_by_speaker(stored, tmp_path):
+    norm = [*stored, "--norm", "z", "--cohort", str(tmp_path / "one.npz")]
+
+    def row(*more):
+        assert main([*norm, *more]) == 0
+        scores = read_scores(tmp_path / "out" / "scores_t.txt")[1]
+        told = json.loads((tmp_path / "out" / "metrics.json").read_text())
+        return scores.tolist(), told["lists"]["t"]["normalisation"]
+
+    every, first = row(), row("--cohort-size", "4")
+    assert every[1] == "z-norm (cohort 6)" and first[1] == "z-norm (cohort 4)"
+    assert (
+        first == row("--cohort-size", "4") != row("--cohort-size", "4", "--seed", "7")
+    )
+    assert row("--cohort-size", "9") == every
+    assert row("--cohort-speaker-means")[1] == "z-norm (cohort 3)"
+
+
+def test_inverted_labels_and_a_list_calibrated_on_itself_are_noted(
+    stored, tmp_path, capsys
+):
+    (tmp_path / "t.txt").write_text("0 s/a s/a\n0 t/c t/c\n1 s/a t/c\n1 s/b t/d\n")
+    (tmp_path / "open.txt").write_text("1 s/a s/a\n1 t/c t/c\n0 s/a t/c\n0 s/b t/d\n")
+    assert main([*stored, "--calibrate-on", "open"]) == 0
+    out = capsys.readouterr().out
+    assert "t: an EER above 50 %" in out and "open: an EER" not in out
+    assert "open: calibrated on itself" in out
+
+
+def test_lists_that_cannot_serve(stored, tmp_path, capsys):
+    assert main([*stored, "--calibrate-on", "open"]) == 2
+    assert "the list 'open' has no labels" in capsys.readouterr().err
+    (tmp_path / "open.txt").write_text("x y\n")
+    assert main([*stored, "--skip-bad"]) == 2
+    assert "no trial of the list 'open' can be scored" in capsys.readouterr().err
 
 
 def test_plda_backend(model, lists, tiny_corpus, tmp_path, capsys):
