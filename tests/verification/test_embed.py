@@ -13,6 +13,7 @@ import pytest
 import soundfile
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from sb_margins.audio import AudioInfo
 from sb_margins.data import prepare
@@ -227,6 +228,23 @@ def test_lengths_that_headers_tell_wrongly(corpus, tmp_path, monkeypatch):
     np.testing.assert_allclose(found.matrix, plain.matrix, atol=1e-6)
     assert sorted(encoder.rows) == [(1, 19200), (2, 8000), (2, 11200)]
     assert found.seconds == plain.seconds
+
+
+def test_longest_first_and_a_bar_when_there_is_work(corpus, tmp_path, monkeypatch):
+    shown = []
+
+    class Bar(tqdm):
+        def __init__(self, **settings):
+            shown.append((settings["total"], settings["disable"]))
+            super().__init__(**settings)
+
+    monkeypatch.setattr(embed, "tqdm", Bar)
+    encoder = Toy()
+    embed_files(encoder, corpus, cache=tmp_path / "cache")
+    assert [samples for _, samples in encoder.rows] == [19200, 11200, 8000]
+    embed_files(encoder, corpus, cache=tmp_path / "cache")  # nothing to do
+    embed_files(encoder, corpus, progress=False)
+    assert shown == [(5, None), (0, True), (5, True)]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -132,7 +134,10 @@ def test_speaker_means_are_centres():
 def test_names_for_a_table():
     cohort = np.eye(50, 4, dtype=np.float32)
     assert Normaliser("as", cohort, 10).name == "as-norm (top 10 of 50)"
-    assert Normaliser("as", cohort, 50).top_k == 50  # without a warning
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert Normaliser("as", cohort, 50).top_k == 50
+        assert Normaliser("z", cohort).top_k == 50  # whatever the default is
     assert Normaliser("as", cohort, 2).top_k == 2
     assert Normaliser("z", cohort, 1).name == "z-norm (cohort 50)"
 
