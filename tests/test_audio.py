@@ -379,6 +379,22 @@ def test_damage_in_the_middle_is_found_by_decoding_everything(voice, tmp_path):
         audio_info(path, "full")
 
 
+def test_peak_and_checksum_are_of_what_was_decoded(voice, tmp_path):
+    path, other = tmp_path / "x.wav", tmp_path / "y.wav"
+    wav = np.stack([0.1 * voice, voice + 0.25], 1)
+    soundfile.write(path, wav, RATE, subtype="FLOAT")
+    info = audio_info(path, "full")
+    assert info.peak == pytest.approx(np.ptp(voice) / 2, rel=1e-5)  # an offset is none
+    ends = np.concatenate([voice[:1600], voice[-1600:]])
+    parts = [np.ptp(part) / 2 for part in (ends[:1600], ends[1600:])]
+    assert audio_info(path, "ends").peak == pytest.approx(max(parts), rel=1e-5)
+    assert audio_info(path).peak is None
+    wav[len(wav) // 2] = 0.01
+    soundfile.write(other, wav, RATE, subtype="FLOAT")
+    assert audio_info(other, "full").checksum != info.checksum
+    assert audio_info(other, "ends")[:4] == audio_info(path, "ends")[:4]
+
+
 def test_training_reads_the_same_samples(voice, tmp_path):
     path = tmp_path / "x.wav"
     soundfile.write(path, np.stack([voice, 0.5 * voice], 1), 8000, subtype="FLOAT")

@@ -242,8 +242,8 @@ def test_longest_first_and_a_bar_when_there_is_work(corpus, tmp_path, monkeypatc
     encoder = Toy()
     embed_files(encoder, corpus, cache=tmp_path / "cache")
     assert [samples for _, samples in encoder.rows] == [19200, 11200, 8000]
-    embed_files(encoder, corpus, cache=tmp_path / "cache")  # nothing to do
-    embed_files(encoder, corpus, progress=False)
+    embed_files(Toy(), corpus, cache=tmp_path / "cache")  # nothing to do
+    embed_files(Toy(), corpus, progress=False)
     assert shown == [(5, None), (0, True), (5, True)]
 
 
