@@ -82,6 +82,17 @@ def test_no_other_map_is_better_at_the_prior(p_target):
             )
 
 
+@pytest.mark.parametrize("scale", [1e-6, 1e4])
+def test_the_scale_of_scores_does_not_matter(scale):
+    scores, labels = llrs(2, 3000)
+    one, other = (
+        Calibration.fit(scores, labels),
+        Calibration.fit(scale * scores, labels),
+    )
+    assert other.bias == pytest.approx(one.bias, abs=1e-4)
+    assert other.weights[0] * scale == pytest.approx(one.weights[0], rel=1e-4)
+
+
 def test_a_map_by_hand(tmp_path):
     fitted = Calibration(-1.0, (2.0, 0.5), ("m",), 0.1)
     assert fitted.apply([0.5, 1.0], np.array([[2.0], [4.0]])).tolist() == [1.0, 3.0]
