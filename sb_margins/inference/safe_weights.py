@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sb_margins.errors import UserError
 
 MAX_PICKLE = 16 * 1024 * 1024  # bytes; ECAPA's is 60 KB
+CHUNK = 1 << 20
 MAX_STATISTICS = 1_000_000  # values of a mean or deviation
 MAX_LABELS = 50 * 1024 * 1024  # bytes of a label file
 MAX_LABEL = 2000  # of one line: Python's parser may crash on longer ones
@@ -195,8 +197,12 @@ class Checkpoint:
             raise UserError(f"{self.path.name} is damaged: {name} has another size")
         try:
             if stored.count:
-                data = bytearray(self.archive.read(name))
-                flat = torch.frombuffer(data, dtype=stored.dtype)
+                data = np.empty(wanted, np.uint8)
+                with self.archive.open(name) as stream:
+                    for at in range(0, wanted, CHUNK):
+                        part = stream.read(CHUNK)
+                        data[at : at + len(part)] = np.frombuffer(part, np.uint8)
+                flat = torch.from_numpy(data).view(stored.dtype)
         except (zipfile.BadZipFile, OSError, RuntimeError, EOFError) as error:
             raise UserError(f"{self.path.name} is damaged: {error}") from error
         return flat.as_strided(stored.shape, stored.stride, stored.offset)

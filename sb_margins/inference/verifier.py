@@ -253,6 +253,7 @@ class SpeakerVerifier(SpeakerRecognition):
                 self.encoder,
                 {str(path): path for path in paths},
                 similarity=self.similarity,
+                model=self.fingerprint,
                 device=self.device,
                 progress=False,
             )

@@ -48,6 +48,7 @@ def embed_files(
     files: Any,
     *,
     similarity: Any = None,
+    model: str | None = None,
     device: str | torch.device = "cpu",
     cache: str | Path | None = None,
     crops: int = 0,
@@ -73,6 +74,8 @@ def embed_files(
         Names and audio files.
     similarity : optional
         How the embeddings are to be compared; kept with them.
+    model : str, optional
+        The fingerprint of encoder and similarity, when the caller knows it already.
     device : str or torch.device
         Where the encoder is.
     cache : str or Path, optional
@@ -99,8 +102,9 @@ def embed_files(
         raise UserError("crops must be >= 0, crop_seconds and batch_seconds > 0")
     rate = int(getattr(encoder, "sample_rate", SAMPLE_RATE))
     crop = round(crop_seconds * rate)
-    model = None
-    if isinstance(encoder, SpeakerEncoder):
+    if model is not None:
+        pass  # known already: large models take a while
+    elif isinstance(encoder, SpeakerEncoder):
         model = encoder.fingerprint(similarity)
     elif isinstance(encoder, nn.Module):
         model = fingerprint(encoder)

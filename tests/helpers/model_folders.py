@@ -14,11 +14,12 @@ ENCODERS = {
     "ecapa": """
 embedding_model: !new:speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN
     input_size: !ref <n_mels>
-    channels: [16, 16, 16, 16, 48]
-    kernel_sizes: [5, 3, 3, 3, 1]
-    dilations: [1, 2, 3, 4, 1]
-    groups: [1, 1, 1, 1, 1]
+    channels: [16, 16, 48]
+    kernel_sizes: [5, 3, 1]
+    dilations: [1, 2, 1]
+    groups: [1, 1, 1]
     attention_channels: 8
+    res2net_scale: 4
     lin_neurons: !ref <emb_dim>
 """,
     "resnet": """

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import multiprocessing
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ import torch
 from torch.nn.functional import normalize
 
 from sb_margins.errors import UserError
+from sb_margins.files import locked
 from sb_margins.inference import EnrolledSet
 from sb_margins.similarity import PoincareSimilarity, similarity_from
 
@@ -183,20 +183,22 @@ def test_odd_embeddings(rows):
         EnrolledSet("m").add("ann", rows)
 
 
+def enroll_twenty(path, who):
+    for i in range(20):
+        with locked(path):
+            people = EnrolledSet.open(path, "2-m")
+            people.add(f"{who}{i}", torch.ones(1, 3))
+            people.save()
+
+
 def test_two_processes_enroll_at_once(tmp_path):
     """Nobody's update is lost."""
     path = tmp_path / "people.npz"
-    script = (
-        "import sys, torch\n"
-        "from sb_margins.files import locked\n"
-        "from sb_margins.inference.enrolled import EnrolledSet\n"
-        "for i in range(20):\n"
-        "    with locked(sys.argv[1]):\n"
-        "        people = EnrolledSet.open(sys.argv[1], '2-m')\n"
-        "        people.add(f'{sys.argv[2]}{i}', torch.ones(1, 3))\n"
-        "        people.save()\n"
-    )
-    command = [sys.executable, "-c", script, str(path)]
-    running = [subprocess.Popen([*command, who]) for who in "ab"]
-    assert all(process.wait(60) == 0 for process in running)
+    context = multiprocessing.get_context("fork")
+    running = [context.Process(target=enroll_twenty, args=(path, w)) for w in "ab"]
+    for process in running:
+        process.start()
+    for process in running:
+        process.join(60)
+        assert process.exitcode == 0
     assert len(EnrolledSet.open(path, "2-m")) == 40
