@@ -102,10 +102,8 @@ def embed_files(
         raise UserError("crops must be >= 0, crop_seconds and batch_seconds > 0")
     rate = int(getattr(encoder, "sample_rate", SAMPLE_RATE))
     crop = round(crop_seconds * rate)
-    if model is not None:
-        pass  # known already: large models take a while
-    elif isinstance(encoder, SpeakerEncoder):
-        model = encoder.fingerprint(similarity)
+    if isinstance(encoder, SpeakerEncoder):
+        model = model or encoder.fingerprint(similarity)
     elif isinstance(encoder, nn.Module):
         model = fingerprint(encoder)
     elif cache is not None:
