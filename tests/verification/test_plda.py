@@ -67,3 +67,20 @@ def test_plda_beats_the_cosine_where_it_should():
         train_plda(Embeddings(["a"], np.ones((1, 4), np.float32)), {"a": "s"})
     with pytest.raises(UserError, match="no speaker is known"):
         train_plda(test, {})
+
+
+def test_models_are_means_and_scores_can_be_normalised():
+    from sb_margins.verification.normalisation import Normaliser
+
+    embeddings = some(30, 6)
+    plda = PLDASimilarity(np.zeros(6), np.eye(6), np.eye(6))
+    trials = Trials(["m"], ["u7"], None, {"m": ("u0", "u1", "u2")})
+    rows = torch.from_numpy(embeddings.matrix)
+    expected = float(plda(rows[:3].mean(0), rows[7]))
+    found = score_trials(embeddings, trials, plda)
+    np.testing.assert_allclose(found, [expected], rtol=1e-5)
+    against = plda.matrix(rows[:3].mean(0)[None], rows[10:])[0]
+    normaliser = Normaliser("z", embeddings.matrix[10:])
+    found = score_trials(embeddings, trials, plda, normaliser=normaliser)
+    expected = (expected - float(against.mean())) / float(against.std())
+    np.testing.assert_allclose(found, [expected], rtol=1e-4)

@@ -114,6 +114,27 @@ def test_only_rows_that_trials_need_are_kept():
     np.testing.assert_array_equal(index.matrix[:2], embeddings.matrix[[0, 4]])
 
 
+@pytest.mark.parametrize(
+    "enrol, test, trials, way",
+    [
+        (2, 1000, 1000, "_by_blocks"),
+        (1000, 2, 1000, "_by_blocks"),
+        (100, 100, 500, "_by_blocks"),
+        (300, 300, 300, "_by_pairs"),
+    ],
+)
+def test_dense_lists_go_by_blocks(monkeypatch, enrol, test, trials, way):
+    other = {"_by_blocks": "_by_pairs", "_by_pairs": "_by_blocks"}[way]
+    monkeypatch.setattr(scoring, other, None)
+    embeddings = some(enrol + test, 4)
+    at = np.arange(trials)
+    names = embeddings.ids
+    listed = Trials(
+        [names[i] for i in at % enrol], [names[enrol + i] for i in at % test]
+    )
+    assert len(score_trials(embeddings, listed)) == trials
+
+
 @pytest.mark.parametrize("height", [1, 2, 5, 1000])
 def test_blocks_of_any_height(monkeypatch, height):
     embeddings = some(11)
