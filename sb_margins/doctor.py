@@ -199,8 +199,7 @@ def backends(torch: Any) -> Finding:
         for name in ("nccl", "gloo", "mpi")
         if getattr(torch.distributed, f"is_{name}_available", bool)()
     ]
-    gloo = " (torchrun needs --distributed_backend=gloo)" if "nccl" not in have else ""
-    return Finding("DDP backends", (", ".join(have) or "none") + gloo)
+    return Finding("DDP backends", ", ".join(have) or "none: one process only")
 
 
 def torchaudio() -> Finding:
