@@ -101,6 +101,12 @@ def test_card_tells_what_was_measured(tmp_path):
     assert "at most 1 % false alarms" in card
     assert THRESHOLDS["eer"].data in card and "- loss: aam" in card
     assert "SpeakerRecognition" in card
+    lines = card.splitlines()
+    for before, line in zip(lines, lines[1:], strict=False):
+        if line.startswith("#"):
+            assert not before, f"no empty line before {line}"
+        if before.startswith("|") and line.startswith("|"):
+            assert before.count("|") == line.count("|"), line
 
 
 def test_ball_models_say_that_they_need_the_package(tmp_path):
