@@ -17,7 +17,12 @@ import numpy as np
 
 from sb_margins.errors import UserError
 from sb_margins.files import read_text, write_text
-from sb_margins.verification.points import as_scores, prior_costs, split_scores
+from sb_margins.verification.points import (
+    as_array,
+    as_scores,
+    prior_costs,
+    split_scores,
+)
 from sb_margins.verification.scoring import Indexed
 
 
@@ -54,7 +59,7 @@ class Calibration:
         target, nontarget = split_scores(scores, labels)
         prior_costs(p_target, 1.0, 1.0)
         columns = _columns(scores, quality, len(measures))
-        label = np.asarray(labels).reshape(-1).astype(bool)
+        label = as_array(labels).reshape(-1).astype(bool)
         weight = np.where(
             label, p_target / target.size, (1 - p_target) / nontarget.size
         ) * len(label)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from sb_margins.errors import UserError
 from sb_margins.verification import metrics
@@ -91,6 +92,12 @@ def test_the_scale_of_scores_does_not_matter(scale):
     )
     assert other.bias == pytest.approx(one.bias, abs=1e-4)
     assert other.weights[0] * scale == pytest.approx(one.weights[0], rel=1e-4)
+
+
+def test_tensors_of_any_precision():
+    scores, labels = llrs(3, 300)
+    given = torch.tensor(scores, dtype=torch.bfloat16), torch.tensor(labels)
+    assert Calibration.fit(*given) == Calibration.fit(given[0].float().numpy(), labels)
 
 
 def test_a_map_by_hand(tmp_path):
