@@ -174,6 +174,11 @@ def test_speakers_from_manifest_path_or_targets():
         speakers_of(Trials(["a"], ["b"]))
     open_list = Trials(["s1/a", "s1/a"], ["s1/b", "s2/c"])
     assert [s.tolist() for s in speakers_of(open_list)] == [[0, 0], [0, 1]]
+    # Paths join more than targets do, where the labels agree with them.
+    apart = Trials(
+        ["s1/a", "s1/a", "s1/b"], ["s1/d", "s2/c", "s2/c"], np.array([1, 0, 0])
+    )
+    assert [s.tolist() for s in speakers_of(apart)] == [[0, 0, 0], [0, 1, 1]]
     # A folder that is not the speaker is not believed.
     folders = Trials(["wav/a", "wav/a"], ["wav/b", "wav/c"], np.array([1, 0]))
     assert [s.tolist() for s in speakers_of(folders)] == [[0, 0], [0, 1]]

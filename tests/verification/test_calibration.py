@@ -94,6 +94,13 @@ def test_the_scale_of_scores_does_not_matter(scale):
     assert other.weights[0] * scale == pytest.approx(one.weights[0], rel=1e-4)
 
 
+def test_the_prior_is_5_percent_unless_given():
+    scores, labels = llrs(4, 300)
+    fitted = Calibration.fit(scores, labels)
+    assert fitted == Calibration.fit(scores, labels, p_target=0.05)
+    assert fitted != Calibration.fit(scores, labels, p_target=0.06)
+
+
 def test_tensors_of_any_precision():
     scores, labels = llrs(3, 300)
     given = torch.tensor(scores, dtype=torch.bfloat16), torch.tensor(labels)
