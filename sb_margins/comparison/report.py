@@ -89,6 +89,12 @@ def _render(content: dict[str, Any], page: str, folder: Path) -> str:
     def data_uri(path: Path) -> str:
         return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
+    def narrow_width(path: Path) -> int:
+        """Pixels on a telephone: text of 10 points stays 10 pixels high, wide figures
+        are scrolled."""
+        width = int.from_bytes(path.read_bytes()[16:20], "big")  # of a PNG
+        return round(0.47 * width)
+
     environment = Environment(
         loader=PackageLoader("sb_margins.comparison"),
         autoescape=page == "html.j2",
@@ -99,6 +105,7 @@ def _render(content: dict[str, Any], page: str, folder: Path) -> str:
     environment.filters |= {
         "one_line": one_line,
         "data_uri": data_uri,
+        "narrow_width": narrow_width,
         "relative": lambda path: path.relative_to(folder).as_posix(),
     }
     text = environment.get_template("report.j2").render(content, page=page)

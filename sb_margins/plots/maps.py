@@ -37,7 +37,6 @@ class Map:
 def plot_maps(maps: Mapping[str, Map], path: str | Path) -> None:
     """Draw a panel for each system."""
     from matplotlib.patches import Circle
-    from matplotlib.ticker import MaxNLocator
 
     with panels(path, list(maps), height=3.3) as (figure, grid):
         for axes, one in zip(grid, maps.values(), strict=True):
@@ -68,8 +67,7 @@ def plot_maps(maps: Mapping[str, Map], path: str | Path) -> None:
                 axes.plot(0, 0, ".", color="black", ms=3)
             limits = (-1.08 * far, 1.08 * far)
             axes.set(xlim=limits, ylim=limits, aspect="equal")
-            for axis in (axes.xaxis, axes.yaxis):
-                axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+            axes.locator_params(axis="y", nbins=3, steps=[1, 2, 5, 10])
             unit = "disc coordinate" if one.edge is not None else "angle (rad)"
             axes.set(xlabel=unit, ylabel=unit)
             axes.set_title(f"{axes.get_title()}\nstress {100 * one.stress:.0f} %")

@@ -72,6 +72,8 @@ def panels(
     path: str | Path, names: Sequence[str], *, share: bool = False, height: float = 2.5
 ) -> Iterator[tuple[Any, list[Any]]]:
     """``drawing`` with a titled panel for each system; ``share``: the same axes."""
+    from matplotlib.ticker import MaxNLocator
+
     across = min(ACROSS, len(names))
     down = -(-len(names) // across)
     size = (3.2 * across + (1.2 if across == 1 else 0), height * down + 0.7)
@@ -82,6 +84,7 @@ def panels(
                 axes.tick_params(labelbottom=True)
         for axes, name in zip(grid, names, strict=False):
             axes.set_title("\n".join(textwrap.wrap(name, 32)))
+            axes.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
         yield fig, grid[: len(names)]
 
 
