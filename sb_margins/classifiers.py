@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sb_margins.errors import UserError
-from sb_margins.labels import as_rows
+from sb_margins.labels import as_rows, mark_origin
 from sb_margins.poincare import clip, tangent_matrix
 from sb_margins.precision import full_precision, upcast
 from sb_margins.tiles import CosineSpace, LinearSpace, UnitBallSpace, all_scores
@@ -95,7 +95,7 @@ class Classifier(nn.Module):
         """
         x, weight, bias = self.inputs(x)
         with full_precision(x.device):
-            return self.scores(x, weight, bias).unsqueeze(1)
+            return mark_origin(self.scores(x, weight, bias).unsqueeze(1), self)
 
     def extra_repr(self) -> str:
         """The sizes, for print."""
@@ -323,4 +323,4 @@ class JointClassifier(nn.Module):
         torch.Tensor
             Shape [B, number of classifiers, C].
         """
-        return torch.cat([c(x) for c in self.classifiers], 1)
+        return mark_origin(torch.cat([c(x) for c in self.classifiers], 1), self)

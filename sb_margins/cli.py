@@ -15,7 +15,7 @@ from sb_margins.errors import UserError, nearest, printable
 
 COMMANDS = {
     "demo": ("sb_margins.commands.demo", "train, evaluate, export, verify, end to end"),
-    "losses": ("sb_margins.select", "the losses: equation, defaults, source"),
+    "losses": ("sb_margins.commands.losses", "the losses: equation, defaults, source"),
     "prepare": ("sb_margins.commands.prepare", "make manifests and trial lists"),
     "train": ("sb_margins.commands.train", "train a verifier from a YAML"),
     "compare": ("sb_margins.commands.compare", "losses side by side: one report"),

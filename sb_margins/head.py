@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from sb_margins import functional as fn
 from sb_margins.errors import UserError
-from sb_margins.heads.pairing import check_pair
 from sb_margins.heads.walk import Plan, tiled_kept
 from sb_margins.labels import InputCheck, as_labels
 from sb_margins.losses.nontargets import Kept
+from sb_margins.losses.pairing import check_pair
 from sb_margins.precision import full_precision
 from sb_margins.tiles import class_ranges
 

@@ -10,13 +10,21 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from sb_margins.errors import UserError
 from sb_margins.precision import on_cpu
+
+ORIGIN = "sb_margins_origin"  # attribute of a classifier's scores
+
+
+def mark_origin(scores: Tensor, classifier: Any) -> Tensor:
+    """Note on scores the geometry and the name of the classifier that made them."""
+    setattr(scores, ORIGIN, (classifier.geometry, type(classifier).__name__))
+    return scores
 
 
 def as_rows(x: Tensor, name: str) -> Tensor:

@@ -1,8 +1,8 @@
 """How a loss's margin, scale or delta moves during training.
 
 A schedule is a pure function of progress in epochs or steps, and progress is what
-SpeechBrain checkpoints anyway (epoch and step); so a resumed training is on the
-curve without any state of its own, and nothing can go stale.
+SpeechBrain checkpoints anyway; so a resumed run is on the curve without any state of
+its own.
 """
 
 from __future__ import annotations
@@ -16,33 +16,11 @@ _DECADES = math.log(1e-3)
 
 
 def ramp(fraction: float, shape: str = "linear") -> float:
-    """The share of a ramp that is done.
+    """The share of a ramp that is done, exactly 0 and 1 at its ends and outside.
 
     ``linear``: x. ``exponential``: (1000^x - 1) / 999, slow then fast.
     ``saturating``: 1 - 0.001^x, fast then slow (97 % at half of the ramp; the curve
     that wespeaker and 3D-Speaker call exponential). ``constant``: 1 throughout.
-
-    Arguments
-    ---------
-    fraction : float
-        Progress within the ramp; below 0 and above 1 count as 0 and 1.
-    shape : str
-        One of ``SHAPES``.
-
-    Returns
-    -------
-    float
-        Between 0 and 1, exactly 0 and 1 at the ends (``constant``: always 1).
-
-    Raises
-    ------
-    ValueError
-        For a shape that does not exist.
-
-    Example
-    -------
-    >>> ramp(0.5), round(ramp(0.5, "saturating"), 3)
-    (0.5, 0.968)
     """
     if shape not in SHAPES:
         raise ValueError(f"no schedule shape '{shape}'; choose from {list(SHAPES)}")
@@ -102,35 +80,16 @@ class LossSchedule:
         unit: str = "epochs",
     ):
         if end < start:
-            raise ValueError(
-                f"a schedule cannot end ({end}) before it starts ({start})"
-            )
+            raise ValueError(f"a schedule ends ({end}) before it starts ({start})")
         if unit not in ("epochs", "steps"):
             raise ValueError(f"a schedule counts 'epochs' or 'steps', not '{unit}'")
         ramp(0.0, shape)
-        self.setting = setting
-        self.initial = initial
-        self.final = final
-        self.start = start
-        self.end = end
-        self.shape = shape
-        self.unit = unit
+        self.setting, self.initial, self.final = setting, initial, final
+        self.start, self.end, self.shape, self.unit = start, end, shape, unit
         self._finals: list[float | None] = []
 
     def value(self, progress: float, final: float) -> float:
-        """The value after ``progress`` units.
-
-        Arguments
-        ---------
-        progress : float
-            Epochs or steps done.
-        final : float
-            Value at the end.
-
-        Returns
-        -------
-        float
-        """
+        """The value after ``progress`` units, ``final`` being the one at the end."""
         if self.initial is None:
             return final
         if self.end == self.start:
@@ -147,24 +106,9 @@ class LossSchedule:
     ) -> float | None:
         """Set the loss's value for this progress.
 
-        Arguments
-        ---------
-        loss : torch.nn.Module
-            A loss; one without this setting is left alone.
-        progress : float
-            Epochs done, fractions included.
-        steps : float, optional
-            Batches done; what a schedule in steps follows.
-
-        Returns
-        -------
-        float or None
-            The value set (of the first part), None when the loss has no such setting.
-
-        Raises
-        ------
-        ValueError
-            When the schedule is in steps and is not told them.
+        ``progress``: epochs done, fractions included; ``steps``: batches done, for a
+        schedule in steps. Returns the value set (of the first part), None when the
+        loss has no such setting: it is left alone.
         """
         if self.unit == "steps":
             if steps is None:
@@ -172,9 +116,9 @@ class LossSchedule:
             progress = steps
         parts = list(getattr(loss, "losses", [loss]))
         if not self._finals:
-            own = [getattr(part, self.setting, None) for part in parts]
+            built = [getattr(part, self.setting, None) for part in parts]
             self._finals = [
-                f if self.final is None or f is None else self.final for f in own
+                f if self.final is None or f is None else self.final for f in built
             ]
         first = None
         for part, final in zip(parts, self._finals, strict=True):
@@ -187,14 +131,7 @@ class LossSchedule:
 
 
 def current(loss: nn.Module, setting: str) -> float | None:
-    """A setting's value now (of the first part that has it), None without any.
-
-    Example
-    -------
-    >>> from sb_margins.losses import AMSoftmax
-    >>> current(AMSoftmax(margin=0.2), "margin"), current(AMSoftmax(), "delta")
-    (0.2, None)
-    """
+    """A setting's value now (of the first part that has it), None without any."""
     for part in getattr(loss, "losses", [loss]):
         value = getattr(part, setting, None)
         if value is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,23 +14,7 @@ SIZES = ("input_size", "out_neurons")
 
 
 def hparams_dir() -> Path:
-    """Where the YAMLs are: beside the package in a checkout, or inside it.
-
-    Returns
-    -------
-    pathlib.Path
-        The folder that has ``losses/``.
-
-    Raises
-    ------
-    ValueError
-        When neither is there.
-
-    Example
-    -------
-    >>> (hparams_dir() / "losses" / "aam.yaml").is_file()
-    True
-    """
+    """The folder that has ``losses/``: beside the package, or inside it."""
     package = Path(__file__).resolve().parent
     for folder in (package.parent / "hparams", package / "hparams"):
         if (folder / "losses").is_dir():
@@ -40,17 +23,7 @@ def hparams_dir() -> Path:
 
 
 def names() -> list[str]:
-    """Names of the losses, sorted.
-
-    Returns
-    -------
-    list of str
-
-    Example
-    -------
-    >>> "ham" in names()
-    True
-    """
+    """Names of the losses, sorted."""
     return sorted(p.stem for p in (hparams_dir() / "losses").glob("*.yaml"))
 
 
@@ -61,33 +34,7 @@ def _path(loss: str) -> Path:
     return hparams_dir() / "losses" / f"{loss}.yaml"
 
 
-def settings(loss: str) -> dict[str, Any]:
-    """The numbers a loss can be given, with their defaults.
-
-    Arguments
-    ---------
-    loss : str
-        One of :func:`names`.
-
-    Returns
-    -------
-    dict
-        From setting to default; without the sizes.
-
-    Raises
-    ------
-    ValueError
-        For an unknown name, with the nearest ones.
-
-    Example
-    -------
-    >>> settings("as")
-    {'delta': 0.1, 'scale': 30.0, 'sub_centers': 1}
-    """
-    return {k: v for k, v in _scalars(loss).items() if k not in PLUMBING + SIZES}
-
-
-def _scalars(loss: str) -> dict[str, Any]:
+def scalars(loss: str) -> dict[str, Any]:
     """Top-level plain values of a loss's YAML, nothing built."""
     import yaml
 
@@ -96,8 +43,19 @@ def _scalars(loss: str) -> dict[str, Any]:
 
     Plain.add_multi_constructor("!", lambda *_: None)
     with open(_path(loss), encoding="utf-8") as stream:
-        found = yaml.load(stream, Loader=Plain)
-    return {k: v for k, v in found.items() if not (v is None and k in PLUMBING + SIZES)}
+        values = yaml.load(stream, Loader=Plain)
+    return {
+        k: v for k, v in values.items() if not (v is None and k in PLUMBING + SIZES)
+    }
+
+
+def settings(loss: str) -> dict[str, Any]:
+    """The settings of a loss with their defaults, without the sizes.
+
+    >>> settings("as")
+    {'delta': 0.1, 'scale': 30.0, 'sub_centers': 1}
+    """
+    return {k: v for k, v in scalars(loss).items() if k not in PLUMBING + SIZES}
 
 
 def head(
@@ -147,59 +105,19 @@ def head(
     """
     from hyperpyyaml import load_hyperpyyaml
 
-    path = _path(loss)
     given = {"margin": margin, "scale": scale, "delta": delta, "curvature": curvature}
-    given = given | dict(options or {}) | more
+    given |= dict(options or {}) | more
     given = {k: v for k, v in given.items() if v is not None}
     known = settings(loss)
     for name in given:
         if name not in known:
-            has = ", ".join(f"{k}={v}" for k, v in known.items()) or "none"
+            defaults = ", ".join(f"{k}={v}" for k, v in known.items()) or "none"
             raise UserError(
                 f"the loss '{loss}' has no setting '{name}'.{nearest(name, known)} "
-                f"Its settings: {has}"
+                f"Its settings: {defaults}"
             )
     overrides = {"input_size": input_size, "out_neurons": out_neurons, **given}
-    with open(path, encoding="utf-8") as stream:
-        built = load_hyperpyyaml(stream, overrides)
-    return Head(
-        built["classifier"],
-        built["compute_cost"],
-        store="auto" if store is None else store,
-    )
-
-
-def main(argv: list[str]) -> int:
-    """``sb-margins losses``: the losses with equation, defaults and source.
-
-    Arguments
-    ---------
-    argv : list of str
-        Names to show; all when empty.
-
-    Returns
-    -------
-    int
-        0.
-
-    Example
-    -------
-    >>> main(["ham"])  # doctest: +ELLIPSIS
-    ham  ...
-    0
-    """
-    parser = argparse.ArgumentParser(
-        prog="sb-margins losses",
-        description="The losses: equation, defaults, source.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("name", nargs="*", help="which ones (default: all)")
-    wanted = parser.parse_args(argv).name or names()
-    for name in wanted:
-        facts = _scalars(name)
-        has = ", ".join(f"{k}={v}" for k, v in settings(name).items()) or "none"
-        print(f"{name:<22}{facts.get('about', '')}")
-        print(f"{'':<22}{facts.get('equation', '')}")
-        print(f"{'':<22}settings: {has}")
-        print(f"{'':<22}source: {facts.get('source', '')}\n")
-    return 0
+    with open(_path(loss), encoding="utf-8") as stream:
+        parts = load_hyperpyyaml(stream, overrides)
+    store = "auto" if store is None else store
+    return Head(parts["classifier"], parts["compute_cost"], store=store)

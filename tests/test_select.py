@@ -66,7 +66,7 @@ def test_keys_are_no_prefix_of_a_run_option(name):
     import dataclasses
 
     options = [field.name for field in dataclasses.fields(core.RunOptions)]
-    for key in select._scalars(name):
+    for key in select.scalars(name):
         assert not [o for o in options if o.startswith(key)], key
 
 

@@ -1,1 +1,1 @@
-"""Heads: the walk over the classes, and which pairs make sense."""
+"""The tiled evaluator of a head."""

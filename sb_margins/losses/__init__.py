@@ -7,6 +7,7 @@ from sb_margins.losses.base import MarginLoss
 from sb_margins.losses.combined import ASoftmax, CombinedMargin
 from sb_margins.losses.hyperbolic import HAMSoftmax, HSoftmax
 from sb_margins.losses.joint import JointLoss
+from sb_margins.losses.nontargets import Keep
 from sb_margins.losses.real_am import RealAMSoftmax
 from sb_margins.losses.softmax import NormSoftmax, Softmax
 
@@ -19,6 +20,7 @@ __all__ = [
     "HAMSoftmax",
     "HSoftmax",
     "JointLoss",
+    "Keep",
     "MarginLoss",
     "MultiLabelASSoftmax",
     "NormSoftmax",

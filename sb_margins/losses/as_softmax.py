@@ -12,6 +12,7 @@ from sb_margins.errors import UserError
 from sb_margins.labels import as_rows
 from sb_margins.losses.base import MarginLoss
 from sb_margins.losses.nontargets import Keep
+from sb_margins.losses.pairing import check_scores
 from sb_margins.precision import full_precision, upcast
 
 
@@ -158,6 +159,7 @@ class MultiLabelASSoftmax(MarginLoss):
         ValueError
             For an empty batch, other shapes, or scores that are not finite.
         """
+        check_scores(self, outputs)
         scores = upcast(as_rows(outputs, "scores"))
         positive = as_rows(targets, "targets") > 0
         if positive.shape != scores.shape:

@@ -10,6 +10,7 @@ from sb_margins.errors import UserError
 from sb_margins.labels import InputCheck, as_labels, as_rows
 from sb_margins.losses.dense import dense_kept
 from sb_margins.losses.nontargets import Keep, Kept
+from sb_margins.losses.pairing import check_scores
 from sb_margins.precision import full_precision, upcast
 
 
@@ -125,6 +126,7 @@ class MarginLoss(nn.Module):
         ValueError
             For labels out of range, an empty batch, scores that are not finite.
         """
+        check_scores(self, outputs)
         scores = upcast(as_rows(outputs, "scores"))
         if scores.shape[1] < 2:
             raise UserError("scores of fewer than 2 classes: nothing to tell apart")

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sb_margins.errors import UserError
 from sb_margins.losses.base import MarginLoss
+from sb_margins.losses.pairing import check_scores
 
 
 class JointLoss(nn.Module):
@@ -132,6 +133,7 @@ class JointLoss(nn.Module):
         ValueError
             For scores of another shape, and whatever the parts refuse.
         """
+        check_scores(self, outputs)
         if outputs.dim() != 3 or outputs.shape[1] != len(self.losses):
             raise UserError(
                 f"scores must be [batch, {len(self.losses)}, classes] for this joint "

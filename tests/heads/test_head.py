@@ -18,6 +18,7 @@ from sb_margins.losses import (
     AMSoftmax,
     ASSoftmax,
     HAMSoftmax,
+    MarginLoss,
     MultiLabelASSoftmax,
     NormSoftmax,
     RealAMSoftmax,
@@ -242,6 +243,11 @@ def test_no_denormals(scale, curvature):
 def test_pairs_without_sense_are_refused(model, loss, words):
     with pytest.raises(ValueError, match="(?s).*" + words):
         Head(model, loss)
+    if hasattr(model, "geometry") and not hasattr(loss, "multi_label"):
+        scores, labels = model(torch.randn(2, D)), torch.tensor([0, 1])
+        if isinstance(loss, MarginLoss):  # the two modules of a stock recipe
+            with pytest.raises(ValueError, match="(?s).*" + words):
+                loss(scores, labels)
 
 
 def test_geometries_are_all_swept():

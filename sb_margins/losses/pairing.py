@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
 from sb_margins.errors import UserError
+from sb_margins.labels import ORIGIN
 
 NAMES = {
     "linear": "linear logits (LinearClassifier)",
@@ -15,11 +18,10 @@ NAMES = {
 
 
 def check_pair(classifier: Any, loss: Any) -> None:
-    """Refuse a loss on a classifier it makes no sense with, naming both."""
+    """Refuse a loss in a Head with a classifier it makes no sense with, naming both."""
     geometry = getattr(classifier, "geometry", None)
-    accepts = getattr(loss, "accepts", None)
     pair = f"{type(loss).__name__} on {type(classifier).__name__}"
-    if geometry is None or accepts is None:
+    if geometry is None or getattr(loss, "accepts", None) is None:
         raise UserError(
             f"{pair}: a Head wants a classifier of sb_margins.classifiers and a loss "
             "of sb_margins.losses"
@@ -29,7 +31,7 @@ def check_pair(classifier: Any, loss: Any) -> None:
             f"{pair}: a Head takes one class per sample; use {type(loss).__name__} "
             "with the classifier's scores and 0/1 targets"
         )
-    if geometry == "joint" and "joint" in accepts:
+    if geometry == "joint" and "joint" in loss.accepts:
         parts, losses = list(classifier.classifiers), list(loss.losses)
         if len(parts) != len(losses):
             raise UserError(
@@ -38,15 +40,27 @@ def check_pair(classifier: Any, loss: Any) -> None:
         for part, one in zip(parts, losses, strict=True):
             check_pair(part, one)
         return
-    if geometry in accepts:
+    _check_geometry(loss, geometry, type(classifier).__name__)
+
+
+def check_scores(loss: Any, scores: Tensor) -> None:
+    """Refuse scores marked by a classifier that the loss makes no sense with."""
+    origin = getattr(scores, ORIGIN, None)
+    if origin is not None:
+        _check_geometry(loss, *origin)
+
+
+def _check_geometry(loss: Any, geometry: str, classifier: str) -> None:
+    if geometry in loss.accepts:
         return
-    wanted = " or ".join(NAMES.get(a, a) for a in accepts)
+    wanted = " or ".join(NAMES.get(a, a) for a in loss.accepts)
     given = NAMES.get(geometry, geometry).split(" (")[0]
     hint = ""
-    if "poincare" in accepts or geometry == "poincare":
+    if "poincare" in loss.accepts or geometry == "poincare":
         hint = " (the additive margin is AMSoftmax on cosines, HAMSoftmax on distances)"
     if getattr(loss, "satisfied", "") == "zero" and geometry == "poincare":
         hint = " (with satisfied='drop' or 'clamp' it also accepts distances)"
     raise UserError(
-        f"{pair} makes no sense: it is made for {wanted}, not for {given}{hint}"
+        f"{type(loss).__name__} on {classifier} makes no sense: it is made for "
+        f"{wanted}, not for {given}{hint}"
     )
