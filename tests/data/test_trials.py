@@ -65,6 +65,7 @@ def test_names_that_look_like_labels(tmp_path):
         ("", "has no trials"),
         ("1 a b\n1 a\n", "line 2"),
         ("1 a b c\n", "line 1"),
+        ("1 a b\n0 a d\n\n2 a c\n", "line 4: '2' is not a label"),
         ("1 a b\n2 a c\n", "line 2: '2' is not a label"),
         ("a b c\n", "cannot tell"),
     ],

@@ -43,6 +43,10 @@ def test_the_standard_metrics_are_the_functions(trials):
     assert {m.name: summary[m.name] for m in chosen} == {
         name: value for (name, _), value in expected.items()
     }
+    counts = [summary[name] for name in ("trials", "targets", "nontargets")]
+    assert counts == [300, 100, 200]
+    assert summary["eer_rocch"] == metrics.eer(scores, labels, "rocch")
+    assert summary["eer_threshold"] == metrics.threshold_at(scores, labels)
     assert not {"cllr", "act_dcf(p_target=0.01)"} & set(metrics.summary(scores, labels))
 
 
@@ -73,6 +77,15 @@ def test_costs_and_priors_matter(trials):
         assert metrics.act_dcf(scores, labels, **costs) == pytest.approx(cost[at])
         best = metrics.threshold_at(scores, labels, prior=p, c_miss=c_miss, c_fa=c_fa)
         assert best == points.cut(int(np.argmin(cost)))
+
+
+def test_costs_are_1_and_the_prior_1_percent_unless_given(trials):
+    scores, labels, _ = trials
+    costs = {"c_miss": 1.0, "c_fa": 1.0}
+    assert metrics.bayes_threshold(0.01) == metrics.bayes_threshold(0.01, **costs)
+    for function in (metrics.min_dcf, metrics.act_dcf):
+        explicit = function(scores, labels, p_target=0.01, **costs)
+        assert function(scores, labels) == explicit
 
 
 def test_a_score_at_the_bayes_threshold_is_rejected():
