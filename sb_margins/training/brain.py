@@ -86,7 +86,8 @@ class SpeakerBrain(sb.Brain):
         built = vars(self.hparams).get
         self.head: Any = built("head")  # itself, also when DDP wraps it in modules
         self.augment = built("wav_augment")
-        self.accumulation: Any = built("accumulation")
+        adaptive: Any = built("accumulation")
+        self.adaptive = adaptive if adaptive and adaptive.maximum > 1 else None
         self.loss_schedules = built("loss_schedules") or []
         self.loggers = built("train_loggers") or []
         self.learning_rate = LearningRate(built("lr_annealing"))
@@ -155,7 +156,8 @@ class SpeakerBrain(sb.Brain):
     def fit_batch(self, batch: CropBatch) -> Tensor:
         """Forward, backward, and at the end of a window an update."""
         if self.micro == 0:
-            self.window = self._window_length()
+            fixed = self.grad_accumulation_factor
+            self.window = self.adaptive.window if self.adaptive else fixed
         last = self.step >= self.steps_per_epoch
         should_step = last or self.micro + 1 >= self.window
         self.on_fit_batch_start(batch, should_step)
@@ -174,14 +176,6 @@ class SpeakerBrain(sb.Brain):
             self._end_window()
         self.on_fit_batch_end(batch, outputs, loss, should_step)
         return loss.detach()
-
-    def _window_length(self) -> int:
-        if self._adaptive():
-            return self.accumulation.window
-        return self.grad_accumulation_factor
-
-    def _adaptive(self) -> bool:
-        return self.accumulation is not None and self.accumulation.maximum > 1
 
     def on_fit_batch_start(self, batch: CropBatch, should_step: bool) -> None:
         """Seed this step, and put the loss and the learning rate on their curves."""
@@ -271,13 +265,13 @@ class SpeakerBrain(sb.Brain):
 
     def _end_window(self) -> None:
         """Let adaptive accumulation choose the next window, alike on all ranks."""
-        if self._adaptive():
+        if self.adaptive is not None:
             sums = torch.tensor(
                 [float(self.window_samples), float(self.window_zero)],
                 device=self.device,
             )
             sums = ddp_all_reduce(sums, torch.distributed.ReduceOp.SUM)
-            self.accumulation.after_window(*sums.tolist())
+            self.adaptive.after_window(*sums.tolist())
         self.window_samples, self.window_zero, self.micro = 0, 0.0, 0
 
     def on_fit_batch_end(

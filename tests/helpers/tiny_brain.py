@@ -8,6 +8,7 @@ from speechbrain.utils.run_opts import RunOptions
 
 from sb_margins import select
 from sb_margins.training.brain import SpeakerBrain
+from sb_margins.training.checkpoints import WholeCheckpointer
 from sb_margins.training.crops import CropBatch
 from sb_margins.training.log import History
 from sb_margins.training.settings import TrainingSettings
@@ -20,11 +21,15 @@ class Normalise(torch.nn.Module):
         return feats
 
 
-def tiny_brain(batches, options=None, loss="real_am", rate=0.1, **hparams):
-    """A Brain and the list of its batches, both the same at every call."""
+def tiny_brain(batches, options=None, rate=0.1, settings=None, folder=None, **hparams):
+    """A Brain and the list of its batches, both the same at every call.
+
+    ``options`` are SpeechBrain's run options, ``settings`` ours, ``folder`` is for
+    checkpoints.
+    """
     torch.manual_seed(3)
     encoder = torch.nn.Linear(SIZE, 4)
-    head = select.head(loss, input_size=4, out_neurons=CLASSES)
+    head = select.head("real_am", input_size=4, out_neurons=CLASSES)
     modules = {
         "compute_features": torch.nn.Identity(),
         "mean_var_norm": Normalise(),
@@ -37,14 +42,20 @@ def tiny_brain(batches, options=None, loss="real_am", rate=0.1, **hparams):
         lambda parameters: torch.optim.SGD(parameters, lr=rate),
         {
             "head": head,
+            "embedding_model": encoder,
             "lr_annealing": lambda optimizer: None,
             **hparams,
         },
         RunOptions.from_dictionary(run_opts),
-        settings=TrainingSettings(seed=1, number_of_epochs=1, batch_size=BATCH),
+        settings=TrainingSettings(
+            **{"seed": 1, "batch_size": BATCH, **(settings or {})}
+        ),
         steps_per_epoch=batches,
         history=History(Path(tempfile.mkdtemp()) / "history.csv"),
     )
+    if folder is not None:
+        parts = {"head": head, "embedding_model": encoder, "brain": brain}
+        brain.checkpointer = WholeCheckpointer(folder, parts)
     drawn = torch.Generator().manual_seed(7)
     loader = [
         CropBatch(

@@ -12,7 +12,6 @@ from trainings import assert_same, flags
 from sb_margins.cli import main as cli
 from sb_margins.errors import UserError
 from sb_margins.select import hparams_dir
-from sb_margins.training import checkpoints as module
 from sb_margins.training.brain import SpeakerBrain
 from sb_margins.training.checkpoints import (
     WHOLE,
@@ -79,52 +78,35 @@ def test_a_frozen_encoder_does_not_move(tiny_corpus, tmp_path, first, source, ca
     assert_same(encoder, best(tmp_path / "run"))  # batch statistics included
 
 
-def test_freeze_ends_after_its_updates(tiny_corpus, tmp_path, monkeypatch):
-    seen = []
-    end = SpeakerBrain.on_fit_batch_end
+def test_freeze_ends_after_its_updates():
+    brain, loader = tiny_brain(7, settings={"freeze_steps": 3})
+    seen, step = [], brain.optimizers_step
 
-    def look(self, *args):
-        parameters = self.plain_modules["embedding_model"].parameters()
-        seen.append(sum(float(p.detach().double().sum()) for p in parameters))
-        end(self, *args)
+    def look():
+        step()
+        seen.append(float(brain.modules.embedding_model.weight.detach().sum()))
 
-    monkeypatch.setattr(SpeakerBrain, "on_fit_batch_end", look)
-    more = ["--number_of_epochs=1", "--freeze_steps=3", "--warmup_epochs=0"]
-    run(read_config(flags(tiny_corpus, tmp_path / "run", *more)))
+    brain.optimizers_step = look
+    brain.fit([1], loader)
     assert seen[0] == seen[1] == seen[2] and len(set(seen[2:])) == len(seen[2:])
 
 
-def test_mean_of_the_last_checkpoints(tiny_corpus, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(SpeakerBrain, "validation_stats", lambda self: {"EER": 0.25})
-    loaded = {}
+def test_mean_of_the_last_checkpoints(tmp_path):
+    settings = {"average_checkpoints": 2}
+    brain, loader = tiny_brain(4, settings=settings, folder=tmp_path)
+    network, after = brain.modules.embedding_model, []
 
-    def note(checkpoints, name):
-        loaded[name] = [
-            torch.load(c.path / f"{name}.ckpt", weights_only=True) for c in checkpoints
-        ]
-        return average(checkpoints, name)
+    def validate(encoder):
+        after.append(network.weight.detach().clone())
+        return {"EER": 0.25}
 
-    average = module.average_checkpoints
-    monkeypatch.setattr(module, "average_checkpoints", note)
-    more = ["--number_of_epochs=3", "--average_checkpoints=2"]
-    words = flags(tiny_corpus, tmp_path / "run", *more)
-    trained = run(read_config(words))
-    assert "the mean of the last 2 epochs' weights" in capsys.readouterr().out
-    state = trained.hparams["embedding_model"].state_dict()
-    one, two = loaded["embedding_model"]
-    for name, value in state.items():
-        if value.is_floating_point():
-            torch.testing.assert_close(value, (one[name] + two[name]) / 2)
-
-
-def test_learning_rate_is_in_epochs_whatever_accumulates(tiny_corpus, tmp_path):
-    rates = []
-    for factor in (1, 4):  # 6 batches: one window is cut short
-        out = tmp_path / str(factor)
-        words = [f"--grad_accumulation_factor={factor}", "--number_of_epochs=2"]
-        trained = run(read_config(flags(tiny_corpus, out, *words)))
-        rates.append([row["lr"] for row in trained.history.rows[1:]])
-    assert rates[0] == rates[1]
+    brain.validate = validate
+    brain.fit([1, 2, 3], loader)
+    assert load_best(brain, 2) == "the mean of the last 2 epochs' weights"
+    torch.testing.assert_close(network.weight.detach(), (after[1] + after[2]) / 2)
+    brain.validate = lambda encoder: {"EER": 0.5}  # a mean that is worse than the best
+    brain.checkpointer.recover_if_possible()
+    assert load_best(brain, 3).startswith("the weights of epoch")
 
 
 def test_half_written_checkpoint_is_passed_over_and_told(tmp_path, caplog):
@@ -183,11 +165,9 @@ def test_a_damaged_checkpoint_is_named(tiny_corpus, tmp_path, first, name, capsy
 
 
 def test_an_error_that_is_not_a_number_wins_nothing(tmp_path):
-    brain, loader = tiny_brain(2)
+    brain, loader = tiny_brain(2, folder=tmp_path)
     errors = iter([0.4, math.nan, 0.3])
     brain.validate = lambda encoder: {"EER": next(errors)}
-    parts = {"head": brain.head, "embedding_model": brain.modules.embedding_model}
-    brain.checkpointer = WholeCheckpointer(tmp_path, parts)
     brain.fit([1, 2], loader)
     assert "EER" not in brain.history.rows[-1]
     assert load_best(brain) == "the weights of epoch 1"

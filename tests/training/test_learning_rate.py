@@ -9,7 +9,6 @@ from speechbrain.utils.epoch_loop import EpochCounter
 from tiny_brain import tiny_brain
 from torch.optim import lr_scheduler as torch_schedulers
 
-from sb_margins.training.checkpoints import WholeCheckpointer
 from sb_margins.training.learning_rate import LearningRate
 
 STEPS, EPOCHS, RATE = 4, 3, 0.1
@@ -36,12 +35,9 @@ SCHEDULERS = {
 
 def train(scheduler, folder, epochs):
     """The rate of each update; a second call in the same folder continues."""
-    brain, loader = tiny_brain(STEPS, lr_annealing=scheduler, rate=RATE)
+    brain, loader = tiny_brain(STEPS, rate=RATE, folder=folder, lr_annealing=scheduler)
     counter = EpochCounter(epochs)
-    parts = {"head": brain.head, "counter": counter}
-    parts["embedding_model"] = brain.modules.embedding_model
-    brain.checkpointer = WholeCheckpointer(folder, parts)
-    brain.checkpointer.add_recoverable("brain", brain)
+    brain.checkpointer.add_recoverable("counter", counter)
     rates = []
     step = brain.optimizers_step
 
@@ -100,6 +96,17 @@ def test_a_metric_is_the_dev_error_or_else_the_training_loss():
         brain.validate = (lambda encoder, s=stats: s) if stats else None
         brain.fit([1], loader)
     assert seen[0] == brain.tally.means()["loss"] and seen[1] == 0.25
+
+
+def test_a_schedule_has_its_length_in_epochs_whatever_accumulates():
+    rates = []
+    for factor in (1, 3):  # of 4 batches the second window is cut short
+        options = {"grad_accumulation_factor": factor}
+        scheduler = sb.WarmAndExpDecayLRSchedule(RATE, 2, 12)
+        brain, loader = tiny_brain(STEPS, options, lr_annealing=scheduler)
+        brain.fit([1, 2], loader)
+        rates.append([row["lr"] for row in brain.history.rows])
+    assert rates[0] == rates[1] and rates[0][0] != rates[0][1]
 
 
 def test_a_scheduler_of_batches_and_optimizer():
