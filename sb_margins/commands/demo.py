@@ -95,8 +95,13 @@ def run_demo(flags: Sequence[str]) -> int:
         print(f"  $ {program} verify-files {shlex.join(words)}")
         verify_files.main(words)
     loss = "ham" if config.settings.loss != "ham" else "aam"
+    data = ""
+    if config.settings.corpus != "demo":
+        data = f" DATA={shlex.quote(config.settings.data_folder)}"
     print(f"\ndone in {(time.monotonic() - start) / 60:.1f} min. What next?")
-    print(f"  another loss        make demo LOSS={loss}    ({program} losses: all)")
+    print(
+        f"  another loss        make demo LOSS={loss}{data}    ({program} losses: all)"
+    )
     print("  your recordings     make demo DATA=/path/to/speaker/folders")
     print(f"  compare two files   {program} verify-files {model} A.wav B.wav")
     return 0

@@ -26,7 +26,7 @@ in it is a flag, e.g.
   --channels 1024        the size of the encoder
 and so are SpeechBrain's run options (--device cuda:0, --precision bf16, ...).
 The same command again continues an interrupted run.
-Several GPUs: torchrun --nproc_per_node=4 -m sb_margins.cli train FILE ...
+Several GPUs: torchrun --nproc_per_node=4 -m sb_margins train FILE ...
 
 Settings, and their defaults where FILE has none:
 """

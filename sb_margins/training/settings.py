@@ -40,7 +40,7 @@ KINDS: dict[str, tuple[tuple[type, ...], str]] = {
 
 def setting(text: str, default: Any = None) -> Any:
     """A field with the text that ``--help`` shows."""
-    metadata = {"help": text}
+    metadata = {"help": text, "default": default}
     if isinstance(default, (dict, list)):
         return dataclass_field(default_factory=default.copy, metadata=metadata)
     return dataclass_field(default=default, metadata=metadata)
@@ -175,9 +175,9 @@ def describe_settings() -> str:
     """The settings for ``--help``, one a line."""
     lines = []
     for field in fields(TrainingSettings):
-        value = getattr(TrainingSettings(), field.name)
-        default = f" ({value})" if value not in (None, "") else ""
-        lines.append(f"  --{field.name:<22} {field.metadata['help']}{default}")
+        text, default = field.metadata["help"], field.metadata["default"]
+        shown = f" ({default})" if default not in (None, "", {}) else ""
+        lines.append(f"  --{field.name.replace('_', '-'):<21} {text}{shown}")
     return "\n".join(lines)
 
 

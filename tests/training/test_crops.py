@@ -6,8 +6,9 @@ import soundfile
 import torch
 
 from sb_margins.data.manifest import Manifest, Utterance
+from sb_margins.errors import UserError
 from sb_margins.training import crops as module
-from sb_margins.training.crops import CropDataset, CropSampler, collate
+from sb_margins.training.crops import CropDataset, CropSampler, check_audio, collate
 
 
 @pytest.fixture
@@ -140,3 +141,16 @@ def test_collate_and_batch(manifest):
     assert batch.wavs.shape == (2, 16000) and batch.wavs.dtype == torch.float32
     assert batch.labels.tolist() == [0, 1] and batch.labels.dtype == torch.int64
     assert batch.ids == ["0.wav", "1.wav"]
+
+
+def test_audio_that_is_gone_or_short_is_noticed_before_training(manifest):
+    assert check_audio(manifest, 0.4) == []
+    (remark,) = check_audio(manifest, 1.0)
+    assert remark.startswith("33% of the utterances are shorter than a crop")
+    assert check_audio(manifest, 2.0)[0].startswith("33%")  # as long as a crop is fine
+    with pytest.raises(UserError, match=r"longest utterance has 2.0 s\): lower"):
+        check_audio(manifest, 2.1)
+    (manifest.root / "1.wav").unlink()
+    with pytest.raises(UserError, match="1.wav is gone"):
+        check_audio(manifest, 1.0)
+    check_audio(manifest, 1.0, look=1)  # a large corpus is looked at in places

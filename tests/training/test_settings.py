@@ -41,7 +41,7 @@ def test_what_is_null_or_missing_has_the_default():
     assert settings.batch_size == 32 and settings.save_folder == "out/save"
     assert settings.speeds == [1.0] and settings.init_from is None
     assert TrainingSettings.read({"sentence_len": 3}).sentence_len == 3
-    assert "--batch_size" in describe_settings()
+    assert "--batch-size" in describe_settings()
     settings.speeds.append(2.0)
     assert TrainingSettings().speeds == [1.0]
 
