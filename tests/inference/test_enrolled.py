@@ -152,8 +152,8 @@ def test_many_new_speakers_are_enrolled_as_one_by_one():
     assert together.names == single.names
     assert torch.allclose(together.centres(), single.centres(), atol=1e-6)
     assert torch.allclose(together.centres(), normalize(rows), atol=1e-5)
-    together.add("s0", rows[1:2])
-    single.add("s0", rows[1:2])
+    for name in ("s0", "s3", "s1"):
+        assert together.add(name, rows[1:2]) == single.add(name, rows[1:2]) == 2
     assert torch.allclose(together.centres(), single.centres(), atol=1e-6)
     for bad_names, bad_rows in (
         (["s0"], rows[:1]),
