@@ -113,6 +113,8 @@ def locate(name: str) -> Any:
 
 def _check_numbers(name: str, values: Iterable[Any]) -> None:
     for value in values:
+        if isinstance(value, dict):
+            value = list(value.values())
         if isinstance(value, (list, tuple)):
             _check_numbers(name, value)
         elif isinstance(value, (int, float)) and not abs(value) <= MAX_ARGUMENT:

@@ -8,6 +8,7 @@ read only after these fit the module that wants them.
 from __future__ import annotations
 
 import io
+import math
 import pickle
 import zipfile
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from sb_margins.errors import UserError
 
 MAX_PICKLE = 16 * 1024 * 1024  # bytes; ECAPA's is 60 KB
 CHUNK = 1 << 20
+MAX_DIMENSIONS = 9
 MAX_STATISTICS = 1_000_000  # values of a mean or deviation
 MAX_LABELS = 50 * 1024 * 1024  # bytes of a label file
 MAX_LABEL = 2000  # of one line: Python's parser may crash on longer ones
@@ -61,16 +63,12 @@ class _Stored:
 def _stored(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> _Stored:
     dtype, key, count = storage
     whole = all(type(n) is int and n >= 0 for n in (offset, count, *size, *stride))
-    if not whole or len(size) != len(stride):
+    if not whole or not len(size) == len(stride) < MAX_DIMENSIONS:
         raise ValueError("odd tensor")
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    empty = 0 in size
-    numbers = 1
-    for n in size:
-        numbers *= n
-    if not empty and (last >= count or numbers > count):
+    if 0 not in size and (last >= count or math.prod(size) > count):
         raise ValueError("a tensor larger than its storage")
-    return _Stored(dtype, str(key), count, offset, tuple(size), tuple(stride))
+    return _Stored(dtype, key, count, offset, tuple(size), tuple(stride))
 
 
 def _parameter(data: Any, *_: Any) -> Any:
@@ -107,6 +105,8 @@ class _Unpickler(_Base):
 
     def persistent_load(self, pid: Any) -> Any:
         _, dtype, key, _, count = pid
+        if not isinstance(dtype, torch.dtype) or not isinstance(key, str):
+            raise pickle.UnpicklingError("a tensor without a type or a name")
         return dtype, key, count
 
     def _reduce(self) -> None:

@@ -26,7 +26,7 @@ from sb_margins.errors import UserError
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 40
 MAX_VALUES = 50_000  # counted as if every reference and alias were written out
-MAX_TEXT = 1000  # characters of a value that references are put into
+MAX_TEXT = 1000  # characters of a tuple, or of a value that references are put into
 
 # Every torch.nn.Module subclass defined in these modules may be built. Their classes
 # were read: none opens a file, socket or process, imports by name or evaluates text.
@@ -155,18 +155,20 @@ def _calculate(node: ast.AST) -> Any:
     raise SyntaxError("not arithmetic")
 
 
+def _short(text: str) -> str:
+    if len(text) > MAX_TEXT:
+        raise UserError(f"refused: a reference or tuple of over {MAX_TEXT} characters")
+    return text
+
+
 def evaluate(text: str) -> Any:
     """A number when the text is arithmetic, else the text.
 
-    Example
-    -------
     >>> evaluate("2 * 6"), evaluate("80"), evaluate("save/model")
     (12, 80, 'save/model')
     """
-    if len(text) > MAX_TEXT:
-        raise UserError(f"refused: a reference grows beyond {MAX_TEXT} characters")
     try:
-        return _calculate(ast.parse(text.strip(), mode="eval").body)
+        return _calculate(ast.parse(_short(text).strip(), mode="eval").body)
     except UserError:
         raise
     except (ZeroDivisionError, OverflowError) as error:
@@ -270,9 +272,11 @@ class _Reader:
             raise UserError(f"the YAML value '{text[:50]}' is not a {kind}") from error
 
     def _tuple(self, text: str) -> tuple:
-        items = _compose(f"[{text[1:-1]}]")
+        items = _compose(f"[{_short(text)[1:-1]}]")
         if not isinstance(items, SequenceNode) or not all(
-            isinstance(item, ScalarNode) and str(item.tag) in _PLAIN
+            isinstance(item, ScalarNode)
+            and str(item.tag) in _PLAIN
+            and not _TUPLE.fullmatch(item.value)
             for item in items.value
         ):
             raise Refused(f"the tuple {text[:50]}")
@@ -286,7 +290,7 @@ class _Reader:
             value = self._referred(match[0])
             if value is not None and not isinstance(value, (str, int, float)):
                 raise Refused(f"'{match[0]}' inside text (it is not text or a number)")
-            return str(value)
+            return _short(str(value))
 
         return evaluate(_REFERENCE.sub(word, text[:MAX_BYTES]))
 

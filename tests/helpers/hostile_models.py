@@ -365,6 +365,11 @@ yaml_case(
     "wide_cosines", "x: !new:speechbrain.processing.features.DCT [900000, 900000]"
 )
 yaml_case(
+    "long_text_often", "long: '" + "y" * 60_000 + "'\nx: !ref " + "<long>" * 20_000
+)
+yaml_case("tuples_in_tuples", "x: " + "(" * 100_000 + ")" * 100_000)
+yaml_case("number_in_a_mapping", "x: !new:torch.nn.Identity {a: {b: 1.0e+9}}")
+yaml_case(
     "head_with_a_power",
     "x: !apply:sb_margins.select.head\n  loss: am\n  input_size: 4\n"
     "  out_neurons: 4\n  scale: '<out_neurons>**9**9**9'",
@@ -540,6 +545,17 @@ def keys_in_weights(folder, mark):
     """The hash of a tuple that holds itself twice, 40 times over."""
     nested = b"K\x01\x85" + b"q\x00h\x00\x86" * 40
     repack(folder, lambda data: data[:2] + b"}" + nested + b"K\x01s.")
+
+
+@case
+def names_in_weights(folder, mark):
+    """A storage called by a tuple that holds itself twice, 40 times over."""
+    nested = b"K\x01\x85" + b"q\x00h\x00\x86" * 40
+    storage = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\n" + nested
+    storage += b"X\x03\x00\x00\x00cpuK\x01tQ"
+    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"K\x00)))NtR"
+    name = b"X\x01\x00\x00\x00a"
+    repack(folder, lambda data: data[:2] + b"}" + name + tensor + b"s.")
 
 
 def repack(folder: Path, change: Callable[[bytes], bytes], **sizes: int) -> None:

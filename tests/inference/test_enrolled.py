@@ -132,7 +132,7 @@ def test_damaged_sets_are_refused(kept):
         if value.dtype.kind == "f":
             damages += [np.full_like(value, np.nan), np.full_like(value, np.inf)]
         if value.dtype.kind == "i":
-            damages += [np.full_like(value, -1)]
+            damages += [np.full_like(value, -1), np.zeros_like(value)]
         if name == "names":
             damages += [np.array(["ann", "ann"])]
         for damaged in damages:

@@ -38,11 +38,16 @@ def test_few_trials_are_told():
 
 
 @pytest.mark.parametrize(
-    "scores, labels",
-    [([1, 2], [1, 1]), ([1, 2], [0, 0]), ([1], [1, 0]), ([float("nan"), 1], [1, 0])],
+    "scores, labels, message",
+    [
+        ([1, 2], [1, 1], "target and non-target"),
+        ([1, 2], [0, 0], "target and non-target"),
+        ([1], [1, 0], "1 scores but 2 labels"),
+        ([float("nan"), 1], [1, 0], "not finite"),
+    ],
 )
-def test_thresholds_need_sound_scores(scores, labels):
-    with pytest.raises(UserError):
+def test_thresholds_need_sound_scores(scores, labels, message):
+    with pytest.raises(UserError, match=message):
         calibrate_thresholds(scores, labels, "x")
 
 
