@@ -129,6 +129,8 @@ FEW = corpus([9, 30, 2, 1], [""])
         (corpus([2] * 2001), (1, 300, 400), 300, 400, "79a004604871c907"),
         (corpus([3, 3, 3], [""]), (1, 9, 14), 9, 14, "7fcebcd808f0f129"),
         (corpus([3, 3, 3], [""]), (1, 9, 13), 9, 13, "b23b0fbb4777c407"),
+        (corpus([4, 4], [""]), (1, 9, 8), 8, 8, "869740f0b023bd7e"),
+        (corpus([3, 4, 4], [""]), (1, 11, 5), 11, 5, "8c36c9b90ba42ab6"),
     ],
     ids=[
         "all pairs",
@@ -140,6 +142,8 @@ FEW = corpus([9, 30, 2, 1], [""])
         "thousands of speakers",
         "drawn from a list of all",
         "drawn one by one",
+        "drawn from a list of twice as many",
+        "what a speaker does not have goes to the others",
     ],
 )
 def test_seeds_give_the_same_trials_in_every_version(
