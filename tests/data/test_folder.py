@@ -148,13 +148,14 @@ def test_bad_files_can_be_left_out(broken, tmp_path, capsys):
 def test_silence_is_left_out(tiny_corpus, tmp_path):
     corpus = tmp_path / "corpus"
     shutil.copytree(tiny_corpus, corpus)
-    soundfile.write(corpus / "spk0" / "silent.wav", np.full(32000, 1e-4), 16000)
-    late = np.zeros(32000)
-    late[16000] = 0.5
-    soundfile.write(corpus / "spk1" / "late.wav", late, 16000)
+    noise = np.sin(np.arange(32000))
+    soundfile.write(corpus / "spk0" / "silent.wav", 1.5e-4 * noise, 16000, "FLOAT")
+    middle = 2.5e-4 * noise
+    middle[:12000] = middle[-12000:] = 0
+    soundfile.write(corpus / "spk1" / "quiet.wav", middle, 16000, "FLOAT")
     prepared = quiet(corpus, tmp_path / "data")
     every = [u.wav for s in prepared.splits for u in prepared.manifest(s)]
-    assert "spk1/late.wav" in every and "spk0/silent.wav" not in every
+    assert "spk1/quiet.wav" in every and "spk0/silent.wav" not in every
     assert "left out 1 silent files:\n  spk0/silent.wav" in prepared.info["notes"][0]
     assert (tmp_path / "data" / "bad_files.txt").read_text() == (
         "spk0/silent.wav\tsilent\n"
@@ -163,6 +164,34 @@ def test_silence_is_left_out(tiny_corpus, tmp_path):
     assert "spk0/silent.wav" in prepared.info["notes"][0]
     prepared = quiet(corpus, tmp_path / "data", check="header")
     assert prepared.info["notes"] == []
+
+
+def test_short_files_and_several_channels(tiny_corpus, tmp_path):
+    corpus = tmp_path / "corpus"
+    shutil.copytree(tiny_corpus, corpus)
+    wav = np.random.default_rng(0).normal(0, 0.1, (16000, 2))
+    for frames in (6399, 6400):
+        soundfile.write(corpus / "spk0" / f"{frames}.wav", wav[:frames], 16000)
+    soundfile.write(corpus / "spk1" / "mono.wav", wav[:, 0], 16000)
+    short, channels = quiet(corpus, tmp_path / "data").info["notes"]
+    assert short == (
+        "left out 1 files shorter than 0.4 s (min_seconds):\n  spk0/6399.wav: 0.40 s"
+    )
+    assert channels == "1 files have several channels"
+
+
+def test_long_lists_of_bad_files_are_shortened(tiny_corpus, tmp_path):
+    corpus = tmp_path / "corpus"
+    shutil.copytree(tiny_corpus, corpus)
+    for number in range(25):
+        (corpus / "spk0" / f"empty{number:02d}.wav").touch()
+    with pytest.raises(UserError) as raised:
+        quiet(corpus, tmp_path / "data")
+    lines = str(raised.value).splitlines()
+    assert lines[20].startswith("  spk0/empty19.wav: ")
+    assert lines[21].startswith("  ... and 5 more, all in ")
+    assert "ffmpeg" not in str(raised.value)
+    assert len((tmp_path / "data" / "bad_files.txt").read_text().splitlines()) == 25
 
 
 def test_copies_under_two_speakers_are_named(tiny_corpus, tmp_path):
