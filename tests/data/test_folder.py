@@ -318,6 +318,18 @@ def test_annotated_folder(shared_like, tmp_path):
     assert info["counts"]["dev"]["target trials"] == 1
 
 
+def test_trials_of_files_that_were_left_out(shared_like, tmp_path):
+    trials = shared_like / "trials_dev.txt"
+    target = trials.read_text().split()[1]  # u<speaker>-0
+    speaker = target[1:-2]
+    trials.write_text(f"{trials.read_text()}1 {target} u{speaker}-2\n")
+    write(shared_like / "audio" / f"{speaker}-2.flac", 1, 1, seconds=0.2)
+    prepared = quiet(shared_like, tmp_path / "data")
+    short, lost = prepared.info["notes"]
+    assert lost == "1 trials of 'dev' need files that were left out"
+    assert len(trials_of(prepared, "dev")) == 2
+
+
 def test_annotated_contradictions(shared_like, tmp_path):
     good = (shared_like / "trials_dev.txt").read_text()
     for line, told in (
@@ -367,6 +379,17 @@ def test_real_speech(shared_data, tmp_path):
     assert prepared.splits == ["train", "dev", "test", "test_ar"]
     assert len(prepared.manifest("train").speakers) == 377
     assert len(trials_of(prepared, "test")) == 11120
+    counts = prepared.info["counts"]
+    assert list(counts) == ["train", "dev", "test", "test_ar"]
+    assert [count["hours"] for count in counts.values()] == [0.95, 0.17, 0.28, 0.12]
+
+
+def test_sizes_of_the_splits_are_options(tiny_corpus, tmp_path):
+    shares = {"dev_share": 0.4, "test_share": 0.3, "eval_utterances": 4}
+    prepared = quiet(tiny_corpus, tmp_path / "data", **shares)
+    groups = [prepared.manifest(split) for split in prepared.splits]
+    assert [len(group.speakers) for group in groups] == [3, 3, 2]
+    assert [len(group) for group in groups] == [18, 12, 8]
 
 
 def test_manifest_of_a_folder_is_read_as_it_is(shared_like):
