@@ -185,6 +185,10 @@ def test_hierarchy_leaves_out_what_does_not_differ():
     about["c"]["age"] = "18"
     levels = hierarchy(["a", "b", "c"], about)
     assert list(levels) == ["age"], "all are grown up: one level is no hierarchy"
+    about["c"] = {"age": "40", "gender": "m"}
+    assert list(hierarchy(["a", "b", "c"], about)) == ["gender", "age"]
+    about["c"] = {"gender": "m"}
+    assert list(hierarchy(["a", "b", "c"], about)) == ["gender"]
     about["c"] = {"age": "17.9", "gender": "m"}
     levels = hierarchy(["a", "b", "c"], about)
     assert list(levels) == ["gender", "age", "hierarchy"]
