@@ -82,6 +82,8 @@ def test_a_maximum_of_one_leaves_the_factor_in_charge():
 def test_as_speed(samples, zero, window):
     adaptive = AdaptiveAccumulation(maximum=6)
     assert adaptive.after_window(samples, zero) == window == adaptive.window
+    assert AdaptiveAccumulation(maximum=40).after_window(16, 15) == 16
+    assert AdaptiveAccumulation().after_window(16, 16) == 8
     assert AdaptiveAccumulation(2.0, 9, 3).after_window(16, 0) == 3  # the minimum
     assert AdaptiveAccumulation(2.0, 9, 1).after_window(16, 0) == 2  # lambda
 

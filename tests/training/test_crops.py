@@ -86,6 +86,13 @@ def test_a_crop_as_long_as_the_audio_is_all_of_it(ramp):
     np.testing.assert_array_equal(positions, np.arange(32000))
 
 
+def test_every_place_is_drawn_and_none_beyond(ramp):
+    dataset = CropDataset(ramp, {"s": 0}, seconds=31999 / 16000, seed=3)
+    crops = [np.round(dataset[epoch, 0][1] * 32768) for epoch in range(30)]
+    assert {int(crop[0]) for crop in crops} == {0, 1}
+    assert all((np.diff(crop) == 1).all() for crop in crops)
+
+
 def test_longer_crops_repeat_the_audio_from_its_start(ramp):
     for preload in (True, False):
         dataset = CropDataset(ramp, {"s": 0}, seconds=5.0, seed=3, preload=preload)
@@ -115,6 +122,7 @@ def test_audio_is_kept_in_memory_below_a_gigabyte(manifest, monkeypatch):
 
 def test_sampler_covers_every_epoch_in_its_own_order():
     sampler = CropSampler(5, repeats=2, seed=1)
+    assert {epoch for epoch, _ in sampler} == {0}
     orders = []
     for epoch in (1, 2):
         sampler.set_epoch(epoch)
