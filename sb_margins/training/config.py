@@ -140,6 +140,8 @@ def compose(path: Path, encoder: str | None = None) -> Any:
         base = above.parent / str(tree.pop("base"))
         if not base.is_file():
             raise UserError(f"{above}: its base {base} does not exist")
+        if any(base.samefile(other) for other, _ in layers):
+            raise UserError(f"{above}: its base {base} is based on it again")
         layers.insert(0, (base, _load(base.read_text(encoding="utf-8"), base)))
     root_path, tree = layers.pop(0)
     current = None if "embedding_model" in tree else tree.get("encoder")
@@ -214,7 +216,7 @@ def _split_flags(words: list[str]) -> tuple[dict[str, Any], list[str]]:
         if not equals and flag in OPTIONS and not followed:
             rest.append(f"--{flag}")  # such as --noprogressbar
             continue
-        if not equals and not remaining:
+        if not equals and not followed:
             raise UserError(f"--{flag} needs a value")
         value = text if equals else remaining.pop(0)
         try:

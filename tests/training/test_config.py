@@ -45,8 +45,9 @@ def test_the_last_of_equal_flags_counts_and_values_are_yaml():
     both = read("--ckpt_interval_minutes=0", "--device", "cpu")
     assert both.plain["ckpt_interval_minutes"] == 0
     assert both.run_opts.ckpt_interval_minutes == 0 and both.run_opts.device == "cpu"
-    with pytest.raises(UserError, match="--loss needs a value"):
-        read("--loss")
+    for words in (["--loss"], ["--loss", "--lr=1"]):
+        with pytest.raises(UserError, match="--loss needs a value"):
+            read(*words)
     with pytest.raises(UserError, match="stray"):
         read("stray")
 
@@ -103,6 +104,9 @@ def test_base_is_followed_and_checked(tmp_path):
     assert config.plain["last_channels"] == 96
     child.write_text(f"base: {ECAPA}\nchanels: 32\n")
     with pytest.raises(UserError, match="'channels'"):
+        read(path=child)
+    child.write_text("base: child.yaml\n")
+    with pytest.raises(UserError, match="is based on it again"):
         read(path=child)
     child.write_text("base: nowhere.yaml\n")
     with pytest.raises(UserError, match="nowhere.yaml"):
