@@ -105,8 +105,8 @@ def embed_files(
     if isinstance(encoder, SpeakerEncoder):
         model = model or encoder.fingerprint(similarity)
     elif isinstance(encoder, nn.Module):
-        model = fingerprint(encoder)
-    elif cache is not None:
+        model = model or fingerprint(encoder)
+    elif cache is not None and model is None:
         raise UserError(
             "a cache of embeddings needs a torch.nn.Module: nothing else tells models "
             f"apart, and the encoder is a {type(encoder).__name__}"

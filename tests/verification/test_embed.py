@@ -17,8 +17,9 @@ from tqdm import tqdm
 
 from sb_margins.audio import AudioInfo
 from sb_margins.data import prepare
-from sb_margins.encoder import fingerprint
+from sb_margins.encoder import SpeakerEncoder, fingerprint
 from sb_margins.errors import UserError
+from sb_margins.similarity import PoincareSimilarity
 from sb_margins.verification import embed
 from sb_margins.verification.embed import EmbeddingCache, audio_key, embed_files
 
@@ -264,6 +265,17 @@ def test_rate_and_similarity_are_the_encoder_s(corpus):
     assert sorted(encoder.rows) == [(1, 9600), (2, 4000), (2, 5600)]
     assert found.similarity["name"] == "poincare"
     assert found.seconds["stereo"] == pytest.approx(1.2)
+
+
+def test_the_fingerprint_is_the_encoder_s_with_its_similarity(corpus):
+    encoder = SpeakerEncoder(lambda wavs: wavs[:, None], lambda feats, _: feats, Toy())
+    encoder.embedding_model.forward = lambda feats: feats[:, 0, :3]
+    ball = PoincareSimilarity(3.0)
+    found = embed_files(encoder, corpus, similarity=ball, progress=False)
+    assert found.fingerprint == encoder.fingerprint(ball) != encoder.fingerprint()
+    assert found.similarity == ball.settings()
+    given = embed_files(encoder, corpus, model="2-given", progress=False)
+    assert given.fingerprint == "2-given" and given.similarity is None
 
 
 SLOW = """

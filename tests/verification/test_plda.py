@@ -65,6 +65,11 @@ def test_plda_beats_the_cosine_where_it_should():
     assert better < 0.7 * plain
     with pytest.raises(UserError, match="more utterances than dimensions"):
         train_plda(Embeddings(["a"], np.ones((1, 4), np.float32)), {"a": "s"})
+    for count, speakers in ((4, "ab"), (5, "a")):  # too few utterances, speakers
+        few = some(count, 4)
+        names = {n: speakers[i % len(speakers)] for i, n in enumerate(few.ids)}
+        with pytest.raises(UserError, match=f"there are {count} utterances"):
+            train_plda(few, names)
     with pytest.raises(UserError, match="no speaker is known"):
         train_plda(test, {})
 

@@ -86,6 +86,14 @@ def test_models_are_the_similarity_s_centres(similarity):
     centre = compare.prepare(rows[[0, 3, 5]]).mean(0)
     expected = [float(compare(centre, rows[7])), float(compare(rows[1], rows[8]))]
     np.testing.assert_allclose(found, expected, atol=1e-5)
+    three = {"a": ("u1", "u2"), "b": ("u4",), "c": ("u5", "u6", "u7")}
+    found = score_trials(
+        embeddings, Trials(["c", "b", "a"], ["u9"] * 3, None, three), similarity
+    )
+    expected = [
+        compare(compare.centre(rows[r]), rows[9]) for r in ([5, 6, 7], [4], [1, 2])
+    ]
+    np.testing.assert_allclose(found, torch.stack(expected), atol=1e-5)
     alone = Trials(["m"], ["u7"], None, {"m": ("u0",)})
     one = score_trials(embeddings, alone, similarity)
     same = score_trials(embeddings, Trials(["u0"], ["u7"]), similarity)
@@ -102,6 +110,18 @@ def test_embeddings_bring_their_similarity():
     np.testing.assert_array_equal(score_trials(kept, trials), expected)
     cosines = score_trials(kept, trials, "cosine")
     np.testing.assert_array_equal(cosines, score_trials(embeddings, trials))
+
+
+def test_the_first_score_that_is_not_finite_is_named():
+    embeddings = some(5)
+    embeddings.matrix[[2, 3]] = 0
+
+    def quotient(a, b):
+        return (a * b).sum(-1) / b.norm(dim=-1)
+
+    trials = Trials(["u0", "u1", "u4"], ["u1", "u2", "u3"])
+    with pytest.raises(UserError, match="2 of 3 scores .* the first for u1 u2$"):
+        score_trials(embeddings, trials, quotient)
 
 
 def test_only_rows_that_trials_need_are_kept():
