@@ -29,6 +29,7 @@ from sb_margins.verification.embed import embed_files
 from sb_margins.verification.embeddings import Embeddings
 
 PathLike = str | Path
+PAIRS = 65536  # scored at once
 
 
 @dataclass(frozen=True)
@@ -449,9 +450,9 @@ class SpeakerVerifier(SpeakerRecognition):
                 embeddings[[row[one] for one, _ in part]].to(self.device),
                 embeddings[[row[two] for _, two in part]].to(self.device),
             ).cpu()
-            for part in (pairs[i : i + 65536] for i in range(0, len(pairs), 65536))
+            for part in (pairs[i : i + PAIRS] for i in range(0, len(pairs), PAIRS))
         ]
-        return torch.cat(scores).numpy().astype(np.float32, copy=False)
+        return torch.cat(scores).float().numpy()
 
     def use_enrolled(self, path: PathLike) -> EnrolledSet:
         """Keep enrolled speakers in a file from now on.

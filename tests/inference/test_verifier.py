@@ -16,7 +16,7 @@ from speechbrain.inference.speaker import SpeakerRecognition
 from sb_margins.cli import main as cli
 from sb_margins.data.trials import Trials
 from sb_margins.errors import UserError
-from sb_margins.inference import EnrolledSet, SpeakerVerifier
+from sb_margins.inference import EnrolledSet, SpeakerVerifier, verifier
 from sb_margins.similarity import CosineSimilarity, PoincareSimilarity
 from sb_margins.verification import embed
 from sb_margins.verification.scoring import score_trials
@@ -185,6 +185,52 @@ def test_thresholds_by_name_and_value(model, files):
     score, same = model.verify_files(*pair, threshold=-1.1)
     assert same and score.dim() == 0
     assert not model.verify_files(*pair, threshold=1.1)[1]
+
+
+def test_a_score_on_the_threshold_is_not_above_it(model, files):
+    one, two = files[0, 0], files[1, 1]
+    limit = float(model.score_files(one, two))
+    below = np.nextafter(np.float32(limit), np.float32(-2)).item()
+    model.enrolled = EnrolledSet(model.fingerprint)
+    model.enrolled.add("ann", model.encode_files([one]))
+    exact = model.identify(two)[0].score
+    for threshold, same in ((limit, False), (below, True)):
+        assert bool(model.verify_files(one, two, threshold=threshold)[1]) is same
+    for threshold, same in ((exact, False), (exact - 1e-6, True)):
+        assert model.identify(two, threshold=threshold)[0].same is same
+    wavs = torch.randn(1, 16000), torch.randn(1, 12000)
+    score, _ = model.verify_batch(*wavs)
+    assert not model.verify_batch(*wavs, threshold=float(score))[1]
+
+
+def test_many_pairs_are_scored_in_parts(model, files, monkeypatch):
+    paths = list(files.values())[:3]
+    pairs = [(a, b) for a in paths for b in paths]
+    whole = model.verify_list(pairs)
+    monkeypatch.setattr(verifier, "PAIRS", 4)
+    assert np.allclose(model.verify_list(pairs), whole, atol=1e-6)
+    assert whole.dtype == np.float32 and model.verify_list([]).shape == (0,)
+
+
+def test_how_many_are_named(model):
+    model.enrolled = EnrolledSet(model.fingerprint)
+    rows = torch.randn(7, 24)
+    model.enrolled.add_many([f"s{i}" for i in range(7)], rows)
+    assert len(model.identify_embedding(rows[0])) == 5
+    assert [m.name for m in model.identify_embedding(rows[3], top=0)] == ["s3"]
+    assert len(model.identify_embedding(rows[0], top=99)) == 7
+
+
+def test_lengths_and_normalisation(model):
+    wavs = torch.randn(2, 9000)
+    rows = model.encode_batch(wavs, torch.tensor([1.0, 1 + 5e-7]), normalize=True)
+    assert torch.allclose(rows.norm(dim=1), torch.ones(2), atol=1e-5)
+    assert torch.allclose(
+        rows, torch.nn.functional.normalize(model.encode_batch(wavs)), atol=1e-5
+    )
+    with pytest.raises(UserError, match="one number"):
+        model.encode_batch(wavs, torch.tensor([1.0, 1 + 1e-5]))
+    assert SpeakerVerifier(dict(model.mods.items()), {}).sample_rate == 16000
 
 
 def test_llr(model):
