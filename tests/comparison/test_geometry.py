@@ -172,6 +172,9 @@ class FakeModels:
             self.systems[loss] = system
         for result in ("c1", "c2", "b1", "b2"):
             model = ball(5.0) if result[0] == "b" else self.cosine()
+            if model.hyperbolic:
+                weight = torch.tensor([[0.2, 0.0], [0.0, 0.25], [-0.3, 0.0]])
+                model.classifier.weight.data.copy_(weight)
             model.result = result
             self.models[result] = model
             self.points[result] = 0.2 * rng.normal(size=(20, 2))
@@ -277,8 +280,7 @@ def test_radii_are_of_the_training_speakers_on_balls(fakes, tmp_path):
         assert value == pytest.approx(wanted)
     assert got["flat"] == []
     weight = torch.tensor([[0.2, 0.0], [0.0, 0.2], [-0.2, 0.0]])
-    with torch.no_grad():
-        model.classifier.weight.copy_(weight)
+    model.classifier.weight.data.copy_(weight)
     flat = geometry.describe_geometry(fakes.comparison, tmp_path)
     assert flat["flat"] == ["loss b"]
 
