@@ -17,6 +17,7 @@ from typing import Any
 
 import ruamel.yaml
 from hyperpyyaml import load_hyperpyyaml, resolve_references
+from speechbrain.utils import seed_everything
 from speechbrain.utils.run_opts import RunOptions
 
 from sb_margins.encoder import ENCODER_MODULES
@@ -60,11 +61,12 @@ class TrainingConfig:
     settings: TrainingSettings
 
     def build(self, **derived: Any) -> dict[str, Any]:
-        """Every key of the YAML, objects built.
+        """Every key of the YAML, objects built from the seed.
 
         ``derived`` are keys whose values are only known now (class count, steps).
         """
         overrides = {**self.overrides, **derived}
+        seed_everything(self.settings.seed, verbose=False)
         with _explained(self.path):
             built = load_hyperpyyaml(
                 _stream(self.text, self.path), overrides, overrides_must_match=False

@@ -30,7 +30,8 @@ def evaluate(trained: Trained) -> Path:
     corpus = prepared.data_root.resolve().name
     if prepared.info["corpus"] == "demo":
         corpus = "the synthetic demo corpus"
-    title = f"{settings.loss or ''} on {corpus}, seed {settings.seed}"
+    loss = settings.loss or type(trained.hparams["head"].loss).__name__
+    title = f"{loss} on {corpus}, seed {settings.seed}"
     plot_training(trained.history.rows, folder / "curve.png", title)
     lists: dict[str, Any] = {}
     curves: dict[str, Any] = {}

@@ -209,10 +209,11 @@ def _print_start(
     manifest = prepared.manifest("train")
     size = sum(p.numel() for p in brain.hparams.embedding_model.parameters())
     hours = sum(u.duration for u in manifest) / 3600
+    loss = settings.loss or type(brain.head.loss).__name__
     print(
         f"training on {len(manifest)} utterances ({hours:.2f} h) of "
         f"{len(manifest.speakers)} speakers, {classes} classes; "
-        f"encoder {size / 1e6:.2f} M parameters; loss {settings.loss}; "
+        f"encoder {size / 1e6:.2f} M parameters; loss {loss}; "
         f"{brain.steps_per_epoch} steps an epoch on {brain.device}"
     )
     for split in prepared.splits[1:]:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from sb_margins.errors import UserError
 from sb_margins.select import hparams_dir
@@ -266,6 +267,10 @@ def test_few_keys_are_mandatory(tmp_path):
     config = read("--seed=3", path=path)
     built = config.build(out_n_neurons=3, steps_per_epoch=2)
     assert built["head"].classifier.out_neurons == 3 and len(built["modules"]) == 4
+    again = config.build(out_n_neurons=3, steps_per_epoch=2)  # from the seed
+    for name in ("embedding_model", "head"):
+        first, second = (x[name].state_dict() for x in (built, again))
+        assert all(torch.equal(first[key], second[key]) for key in first)
     assert config.settings.seed == 3 and config.settings.output_folder
     path.write_text(FEWEST.replace("opt_class", "optim").replace("head:", "haed:"))
     with pytest.raises(UserError, match="missing: head, opt_class") as refused:
