@@ -30,8 +30,12 @@ def test_history_replaces_epochs_that_run_again(tmp_path):
 
 def test_a_line_shows_the_epoch(tmp_path):
     history = History(tmp_path / "history.csv")
-    row = {"epoch": 1, "loss": 2.5, "EER": 0.125, "seconds": 3.0}
-    assert history.line(row, 20) == "epoch  1/20  loss 2.500  dev EER 12.50 %  3 s"
+    row = {"epoch": 1, "loss": 2.5, "accuracy": 0.255, "EER": 0.125, "seconds": 3.0}
+    line = "epoch  1/20  loss 2.500  acc 25.5 %  dev EER 12.50 %  3 s"
+    assert history.line(row, 20) == line
+    more = {"margin": 0.2, "lr": 0.001, "minDCF(0.01)": 0.5, "utt/s": 9.0, "other": 1}
+    line = "epoch 1/2  margin 0.20  lr 1.0e-03  minDCF(0.01) 0.500  9 utt/s"
+    assert history.line({"epoch": 1, **more}, 2) == line
 
 
 @pytest.mark.parametrize("text", ["epoch,EER\n1,x\n", "a,b\n1,2\n", "epoch\n1,2\n"])

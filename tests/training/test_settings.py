@@ -36,6 +36,11 @@ def test_invalid_settings_are_named(plain, message):
         TrainingSettings.read(plain)
 
 
+def test_limits_are_allowed():
+    for plain in ({"batch_size": 2}, {"sentence_len": 0.2}, {"sentence_len": 60}):
+        TrainingSettings.read({**plain, "number_of_epochs": 1, "speeds": [0.5, 2]})
+
+
 def test_what_is_null_or_missing_has_the_default():
     settings = TrainingSettings.read({"batch_size": None, "output_folder": "out"})
     assert settings.batch_size == 32 and settings.save_folder == "out/save"
