@@ -87,24 +87,28 @@ class Walk:
         self._positions: list[Tensor] | None = None  # of the targets in each tile
 
     def forward(self) -> Sums:
-        """The walk."""
+        """The walk: the logits of each tile become exponentials, and leave their sums.
+
+        A tile's exponentials are relative to its own shift, so that they stay finite;
+        its total counts in units of 2^height, and the heights bring the tiles together.
+        """
         keep, in_range = self.plan.keep, self.in_range
         sparse, counts = keep.kind == "sparse", keep.kind == "violating"
         best, shift, total, number = [], [], [], []  # one [B, 1] per tile
         for i in range(len(self.plan.ranges)):
-            e = self.logits(i)
-            best.append(e.amax(1, keepdim=True))
+            tile = self.logits(i)
+            best.append(tile.amax(1, keepdim=True))
             shift.append(shift_of(best[i], self.cut, keep, in_range))
             spare = self._buffer("spare", i) if counts else None
-            kept = exponentials_(e, shift[i], self.cut, keep, in_range, spare)
-            total.append(e.sum(1, keepdim=True))
+            kept = exponentials_(tile, shift[i], self.cut, keep, in_range, spare)
+            total.append(tile.sum(1, keepdim=True))
             if kept is not None:
                 number.append(kept)
             if self.stored is not None and not sparse:
-                self.times_slope_(e, i)
+                self.times_slope_(tile, i)
         bests, shifts, totals = (torch.cat(x, 1) for x in (best, shift, total))
-        heights, factors = shifts, None  # totals count in units of 2^height
         numbers = torch.cat(number, 1) if counts else None
+        heights, factors = shifts, None
         if sparse:
             totals, numbers, factors = self._drop_far(shifts, totals)
             heights = shifts - factors.log2()
@@ -141,15 +145,16 @@ class Walk:
         total, number = [], []
         for i, (low, high) in enumerate(plan.ranges):
             if self.stored is None or plan.space.slopes:
-                e = self.logits(i)
-                exponentials_(e, shifts[:, i : i + 1], cut, plan.keep, self.in_range)
+                tile = self.logits(i)
+                shift = shifts[:, i : i + 1]
+                exponentials_(tile, shift, cut, plan.keep, self.in_range)
             else:
-                e = self._place(i)
-            total.append(drop_small_(e, factors[:, i : i + 1]).sum(1, keepdim=True))
-            kept = count_kept(e, self._buffer("spare", i))
+                tile = self._place(i)
+            total.append(drop_small_(tile, factors[:, i : i + 1]).sum(1, keepdim=True))
+            kept = count_kept(tile, self._buffer("spare", i))
             number.append(torch.where(whole, self._others(low, high), kept))
             if self.stored is not None:
-                self.times_slope_(e, i)
+                self.times_slope_(tile, i)
         return torch.cat(total, 1), torch.cat(number, 1), factors
 
     def backward(
@@ -269,13 +274,12 @@ def stays_in_range(plan: Plan, cut: Tensor) -> bool:
 def _flat_positions(labels: Tensor, ranges: list[tuple[int, int]]) -> list[Tensor]:
     """For each tile the positions of its targets in its numbers laid out flat."""
     labels, rows = labels.sort()
-    ends = torch.searchsorted(labels, torch.tensor([high for _, high in ranges]))
-    positions, start = [], 0
-    for (low, high), end in zip(ranges, ends.tolist(), strict=True):
-        columns = labels[start:end] - low
-        positions.append(rows[start:end] * (high - low) + columns)
-        start = end
-    return positions
+    edges = [ranges[0][0], *(high for _, high in ranges)]
+    at = torch.searchsorted(labels, torch.tensor(edges)).tolist()
+    return [
+        rows[start:end] * (high - low) + (labels[start:end] - low)
+        for (low, high), start, end in zip(ranges, at, at[1:], strict=False)
+    ]
 
 
 def _active_rows(weight: Tensor, keep: Keep) -> Tensor | None:
