@@ -323,4 +323,5 @@ class JointClassifier(nn.Module):
         torch.Tensor
             Shape [B, number of classifiers, C].
         """
+        x = upcast(x)  # once: gradients of the parts add in float32
         return mark_origin(torch.cat([c(x) for c in self.classifiers], 1), self)

@@ -14,7 +14,7 @@ from sb_margins.heads.walk import Plan, tiled_kept
 from sb_margins.labels import InputCheck, as_labels
 from sb_margins.losses.nontargets import Kept
 from sb_margins.losses.pairing import check_pair
-from sb_margins.precision import full_precision
+from sb_margins.precision import full_precision, upcast
 from sb_margins.tiles import class_ranges
 
 WORTH_STORING = 128 << 20  # bytes that are always kept instead of computed twice
@@ -131,7 +131,8 @@ class Head(nn.Module):
         if targets is None:
             return self.classifier(embeddings)
         if self._parts:
-            losses = [part(embeddings, targets, reduction) for part in self._parts]
+            x = upcast(embeddings)  # once: gradients of the parts add in float32
+            losses = [part(x, targets, reduction) for part in self._parts]
             self.correct = self._parts[0].correct
             total = self.loss.combine(losses)
             self.stats = self.loss.stats

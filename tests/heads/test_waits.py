@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from losses_grid import CLASSIFIERS, GEOMETRY, LOSSES, PAIRS
+from losses_grid import CLASSIFIERS, FEWER_PAIRS, GEOMETRY, LOSSES, is_tiled
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -67,7 +67,6 @@ def test_what_waits_is_refused(monkeypatch):
 
 
 HOW = {
-    "stored": torch.bfloat16,
     "recomputed": torch.float32,
     "in tiles": torch.float16,
     "split": torch.bfloat16,
@@ -75,10 +74,12 @@ HOW = {
 
 
 @pytest.mark.parametrize("how", HOW)
-@pytest.mark.parametrize("classifier, loss", PAIRS)
+@pytest.mark.parametrize("classifier, loss", FEWER_PAIRS)
 def test_a_step_waits_for_nothing(classifier, loss, how, monkeypatch):
     model = CLASSIFIERS[classifier](8, 100).to("meta")
     cost = LOSSES[GEOMETRY[classifier]][loss]()
+    if how == "recomputed" and classifier != "joint" and not is_tiled(model, cost):
+        return  # the same as split
     tile = 64 if how == "in tiles" else None
     head = Head(model, cost, store=how != "recomputed", tile=tile)
     with accelerator(monkeypatch) as device:

@@ -85,6 +85,17 @@ GEOMETRY = {
     name: name.split("-")[0].replace("ball", "poincare") for name in CLASSIFIERS
 }
 PAIRS = [(c, x) for c in CLASSIFIERS for x in LOSSES[GEOMETRY[c]]]
+# sub-centres change the classifier only: a few losses are enough for slow tests
+FEWER_PAIRS = [
+    (c, x)
+    for c, x in PAIRS
+    if c != "cosine-sub3" or x in ("am", "aam-top2", "ram-drop", "as-.1")
+]
+
+
+def is_tiled(classifier, loss):
+    """Whether a Head walks over tiles, instead of taking the split modules' way."""
+    return classifier.space is not None and not loss.top_k
 
 
 def build(classifier, loss, size, classes, dtype=torch.float32, device="cpu", spread=1):

@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from losses_grid import GEOMETRY, LOSSES, PAIRS, build, prototypes
+from losses_grid import FEWER_PAIRS, GEOMETRY, LOSSES, PAIRS, build, prototypes
 
 from sb_margins.classifiers import CosineClassifier
 from sb_margins.head import Head
@@ -58,15 +58,18 @@ def in_two(model, cost, labels, x):
 @pytest.mark.parametrize("classifier, loss", PAIRS)
 def test_finite(classifier, loss, dtype):
     torch.manual_seed(0)
-    wide = dtype in (torch.float32, torch.float16)
-    for classes in (2, 7) if wide else (7,):
-        again = classes > 2 and dtype == torch.float32
+    single = dtype == torch.float32
+    if not single and (classifier, loss) not in FEWER_PAIRS:
+        return
+    for classes in (2, 7) if single else (7,):
         model, cost = build(classifier, loss, D, classes)
         labels = torch.tensor([0, classes - 1, classes // 2])
         for name, x in inputs(prototypes(model), labels, classes, dtype).items():
             y = labels[: len(x)]
-            runs = {"split": partial(in_two, model, cost, y)}
-            for store in (True, False) if again else (True,):
+            runs = {}
+            if single or classifier == "joint":
+                runs["split"] = partial(in_two, model, cost, y)
+            for store in (True, False) if classes > 2 and single else (True,):
                 head = Head(model, cost, store=store, tile=3)
                 runs[f"head {store}"] = partial(head, targets=y)
             for how, run in runs.items():
