@@ -131,7 +131,9 @@ def identify(args: argparse.Namespace) -> list[str]:
         for similarity in (CosineSimilarity(), PoincareSimilarity(3.0)):
             for count in (10_000, 100_000):
                 vectors = torch.randn(count, 192, generator=generator)
-                people = EnrolledSet(model.fingerprint, Path(name) / "people.npz")
+                people = EnrolledSet(
+                    model.fingerprint, Path(name) / "people.npz", similarity
+                )
                 people.add_many([f"speaker {i}" for i in range(count)], vectors)
                 people.save()
                 model.similarity = similarity.to(model.device)

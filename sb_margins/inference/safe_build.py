@@ -223,29 +223,12 @@ def read_modules(
     names: Iterable[str] | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Build the named top-level keys of a YAML file safely.
+    """The named top-level keys (default: all) of a HyperPyYAML file that somebody else
+    wrote, and those that they refer to, built; a Pretrainer as a `LoadPlan`.
 
-    For every command that meets a YAML it did not write. Keys that nothing named refers
-    to are not looked at; keys that are not there are left out.
-
-    Arguments
-    ---------
-    path : str or Path
-        A HyperPyYAML file.
-    names : iterable of str, optional
-        Top-level keys; default: all.
-    overrides : mapping, optional
-        Top-level keys to plain values that replace those of the file.
-
-    Returns
-    -------
-    dict
-        The named keys and those that they refer to; a Pretrainer as a `LoadPlan`.
-
-    Raises
-    ------
-    UserError
-        Naming what was refused, or what is wrong.
+    Keys that nothing named refers to are not looked at; absent ones are left out.
+    ``overrides`` are plain values in the place of top-level ones. A ``UserError`` names
+    what was refused, or what is wrong.
     """
     return build(read_hparams(read_text(Path(path)), names, overrides))
 

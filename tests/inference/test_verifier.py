@@ -399,3 +399,11 @@ def test_device_by_name(folder):
     assert SpeakerVerifier.from_hparams(folder, device="cpu").device == "cpu"
     with pytest.raises(UserError, match="no such kind of device"):
         SpeakerVerifier.from_hparams(folder, device="abacus")
+
+
+@pytest.mark.parametrize("trust", [False, True])
+def test_overrides(folder, trust):
+    found = SpeakerVerifier.from_hparams(
+        folder, trust=trust, overrides={"sample_rate": 8000}
+    )
+    assert found.sample_rate == 8000 and found.encoder.sample_rate == 8000
