@@ -139,3 +139,8 @@ def test_refusals(tmp_path, monkeypatch):
 def test_default_folder_is_the_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert corpus_named("demo").default_folder == tmp_path / "sb_margins" / "demo"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert corpus_named("demo").default_folder == (
+        tmp_path / ".cache" / "sb_margins" / "demo"
+    )

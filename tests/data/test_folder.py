@@ -23,8 +23,15 @@ def trials_of(prepared, split):
 
 
 def test_plain_folder(tiny_corpus, tmp_path):
-    prepared = quiet(tiny_corpus, tmp_path / "data")
+    prepared = quiet(tiny_corpus, tmp_path / "a" / "data")
     assert prepared.splits == ["train", "dev", "test"]
+    assert prepared.info["counts"]["dev"] == {
+        "speakers": 2,
+        "utterances": 12,
+        "hours": 0.0,
+        "target trials": 30,
+        "non-target trials": 36,
+    }
     speakers = [set(prepared.manifest(s).speakers) for s in prepared.splits]
     assert [len(s) for s in speakers] == [4, 2, 2]
     assert not speakers[0] & speakers[1] and not speakers[0] & speakers[2]
