@@ -187,7 +187,7 @@ def test_short_files_and_several_channels(tiny_corpus, tmp_path):
     assert channels == "1 files have several channels"
 
 
-def test_long_lists_of_bad_files_are_shortened(tiny_corpus, tmp_path):
+def test_long_lists_of_files_are_shortened(tiny_corpus, tmp_path):
     corpus = tmp_path / "corpus"
     shutil.copytree(tiny_corpus, corpus)
     for number in range(25):
@@ -199,6 +199,21 @@ def test_long_lists_of_bad_files_are_shortened(tiny_corpus, tmp_path):
     assert lines[21].startswith("  ... and 5 more, all in ")
     assert "ffmpeg" not in str(raised.value)
     assert len((tmp_path / "data" / "bad_files.txt").read_text().splitlines()) == 25
+    for number in range(20, 25):
+        (corpus / "spk0" / f"empty{number:02d}.wav").unlink()
+    with pytest.raises(UserError) as raised:
+        quiet(corpus, tmp_path / "data")
+    assert "more" not in str(raised.value)
+    for number in range(20):
+        one = corpus / "spk0" / f"empty{number:02d}.wav"
+        wav = np.random.default_rng(number).normal(0, 0.1, 8000)
+        soundfile.write(one, wav, 16000)
+        shutil.copy(one, corpus / "spk1" / one.name)
+    (note,) = quiet(corpus, tmp_path / "data").info["notes"]
+    assert len(note.splitlines()) == 21 and "more" not in note
+    shutil.copy(corpus / "spk2" / "session0" / "00000.wav", corpus / "spk3" / "c.wav")
+    (note,) = quiet(corpus, tmp_path / "data").info["notes"]
+    assert note.splitlines()[21:] == ["  ... and 1 more"]
 
 
 def test_copies_under_two_speakers_are_named(tiny_corpus, tmp_path):
