@@ -107,6 +107,14 @@ def test_crops_are_averaged(corpus):
         embed_files(encoder, corpus, crops=-1)
 
 
+def test_crops_have_four_seconds_unless_told(tmp_path, make_voice):
+    files = {"long": tmp_path / "long.wav"}
+    soundfile.write(files["long"], make_voice(1, 1, 4.5), 16000)
+    encoder = Toy()
+    found = embed_files(encoder, files, crops=2, progress=False)
+    assert encoder.rows == [(2, 64000)] and found.seconds["long"] == 4.5
+
+
 def test_bf16_is_close(corpus):
     plain = embed_files(Toy(), corpus, progress=False).matrix
     half = embed_files(Toy(), corpus, bf16=True, progress=False).matrix

@@ -70,6 +70,9 @@ def test_plda_beats_the_cosine_where_it_should():
         names = {n: speakers[i % len(speakers)] for i, n in enumerate(few.ids)}
         with pytest.raises(UserError, match=f"there are {count} utterances"):
             train_plda(few, names)
+    few = some(12, 4)
+    two = {n: "ab"[i % 2] for i, n in enumerate(few.ids)}  # enough of both
+    assert isinstance(train_plda(few, two, rank=2), PLDASimilarity)
     with pytest.raises(UserError, match="no speaker is known"):
         train_plda(test, {})
 
