@@ -11,7 +11,7 @@ from sb_margins.comparison.measures import (
     speaker_distances,
     tree_fit,
 )
-from sb_margins.comparison.projection import disc_map, plane_map
+from sb_margins.comparison.projection import disc_distances, disc_map, plane_map
 from sb_margins.poincare import distance
 
 
@@ -101,6 +101,42 @@ def test_points_of_the_disc_are_found_again():
     places, stress = disc_map(d, radii)
     assert stress < 0.02
     assert np.allclose(np.hypot(*places.T), np.hypot(*x.T), atol=0.03)
+
+
+def test_maps_begin_at_the_exact_solution_of_two_dimensions():
+    _, d, radii = ball_points(12, 2, 5, far=0.8)
+    assert disc_map(d, radii, steps=0)[1] < 1e-3
+    x = np.random.default_rng(6).normal(size=(12, 2)) + [5.0, -3.0]
+    flat = np.linalg.norm(x[:, None] - x, axis=-1)
+    places, stress = plane_map(flat, steps=0)
+    assert stress < 1e-3 and np.abs(places.mean(0)).max() < 1e-3
+    # Signs are fixed: the largest coordinate of an axis is positive.
+    assert (places[np.abs(places).argmax(0), [0, 1]] > 0).all()
+
+
+@pytest.mark.parametrize("hyperbolic", [True, False])
+def test_maps_are_at_a_minimum_of_the_stress(hyperbolic):
+    x, d, radii = ball_points(10, 5, 3, far=0.9)
+
+    def stress(places):
+        """Relative stress of the distances, on the disc plus that of the radii."""
+        if not hyperbolic:
+            mapped = np.linalg.norm(places[:, None] - places, axis=-1)
+            return ((mapped - d) ** 2).sum() / (d**2).sum()
+        pairs = ((disc_distances(places) - d) ** 2).sum() / (d**2).sum()
+        home = 2 * np.arctanh(np.linalg.norm(places, axis=1))
+        return pairs + ((home - radii) ** 2).sum() / (radii**2).sum()
+
+    places, share = disc_map(d, radii) if hyperbolic else plane_map(d)
+    if not hyperbolic:
+        assert share == pytest.approx(stress(places) ** 0.5)
+    least, rng = stress(places), np.random.default_rng(2)
+    for size in (0.003, 0.01, 0.03):
+        for _ in range(20):
+            moved = places + size * rng.normal(size=places.shape)
+            assert stress(moved) > least - 1e-6
+    begun = disc_map(d, radii, steps=0) if hyperbolic else plane_map(d, steps=0)
+    assert least < 0.95 * stress(begun[0])
 
 
 def test_a_tree_fits_the_disc_better_than_the_plane():
