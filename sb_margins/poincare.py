@@ -93,22 +93,21 @@ class _Distance(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, w):
-        diff = x - w
         gx = 1 / (1 - x.square().sum(-1, keepdim=True))
         gw = 1 / (1 - w.square().sum(-1, keepdim=True))
-        t = gx * gw * diff.square().sum(-1, keepdim=True)
-        ctx.save_for_backward(x, w, diff, gx, gw, t)
+        t = gx * gw * (x - w).square().sum(-1, keepdim=True)
+        ctx.save_for_backward(x, w, gx, gw, t)
         return 2 * torch.asinh(t.sqrt()).squeeze(-1)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
-        x, w, diff, gx, gw, t = ctx.saved_tensors
+        x, w, gx, gw, t = ctx.saved_tensors
         slope = (t * (t + 1)).sqrt()
         same = slope == 0  # no direction is steepest
         rate = 2 * grad.unsqueeze(-1) / slope.masked_fill(same, 1)
         rate.masked_fill_(same, 0.0)
-        across = diff * (rate * gx * gw)
+        across = (x - w).mul_(rate * gx * gw)
         along = rate * t
         dw = torch.addcmul(-across, w, along * gw)
         return across.addcmul_(x, along * gx), dw

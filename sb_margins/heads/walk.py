@@ -165,13 +165,14 @@ class Walk:
         ``weight`` [B, 1] is the gradient of the exponentials of each row.
         """
         tiles, left, share = self.tiles, self.left, sums.share
-        dleft, dw = torch.zeros_like(left), torch.empty_like(tiles.weight)
+        dw = torch.empty_like(tiles.weight)
         dbias = None if bias is None else torch.empty_like(bias)
         active = _active_rows(weight, self.plan.keep)
         if active is not None:
             left, weight, share = left[active], weight[active], share[active]
         if len(weight) == 0:
-            return dleft, dw.zero_(), None if dbias is None else dbias.zero_()
+            dbias = None if dbias is None else dbias.zero_()
+            return torch.zeros_like(self.left), dw.zero_(), dbias
         # tiles of the same height: their common factor waits until the end
         same = self.in_range or len(self.plan.ranges) == 1
         part, factor = torch.zeros_like(left), weight
@@ -193,7 +194,7 @@ class Walk:
         part.mul_(weight)
         if active is None:
             return part, dw, dbias
-        return dleft.index_copy_(0, active, part), dw, dbias
+        return torch.zeros_like(self.left).index_copy_(0, active, part), dw, dbias
 
     def _again(self, i: int, sums: Sums) -> Tensor:
         """A tile of exponentials times slopes that forward did not store."""
