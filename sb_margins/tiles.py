@@ -151,19 +151,10 @@ class CosineSpace(LinearSpace):
     def scores_(self, product: Tensor, factors: Factors, slopes: Any) -> None:
         product.mul_(factors[0])
 
-    def to_product(
-        self, grad: Tensor, factors: Factors, slopes: Any, out: Tensor
-    ) -> Tensor:
+    def to_product(self, grad, factors, slopes, out) -> Tensor:
         return torch.mul(grad, factors[0], out=out)
 
-    def to_weight_(
-        self,
-        grad: Tensor,
-        rows: Tensor,
-        factors: Factors,
-        out: Tensor,
-        buffers: Buffers,
-    ) -> None:
+    def to_weight_(self, grad, rows, factors, out, buffers) -> None:
         """The part across w; all of it where w has no direction."""
         inverse, or_zero = factors
         along = torch.mul(rows, grad, out=buffers("along", *rows.shape)).sum(1)
@@ -242,19 +233,10 @@ class UnitBallSpace(LinearSpace):
         torch.addcmul(u.new_full((), -1.0), u, u, out=slopes).sqrt_()
         u.add_(slopes).log_()
 
-    def to_product(
-        self, grad: Tensor, factors: Factors, slopes: Any, out: Tensor
-    ) -> Tensor:
+    def to_product(self, grad, factors, slopes, out) -> Tensor:
         return torch.div(grad, slopes, out=out)
 
-    def to_weight_(
-        self,
-        grad: Tensor,
-        rows: Tensor,
-        factors: Factors,
-        out: Tensor,
-        buffers: Buffers,
-    ) -> None:
+    def to_weight_(self, grad, rows, factors, out, buffers) -> None:
         """Through alpha w and h."""
         alpha, _, radial, other, dh_dw = factors
         n, size = rows.shape
