@@ -75,7 +75,9 @@ def test_again_is_a_no_op_until_something_changes(tiny_corpus, tmp_path, capsys)
     quiet(corpus, save)
     assert (save / "train.csv").read_bytes() == before
     (save / "trials_dev.txt").unlink()
+    (save / "test.csv").unlink()
     assert quiet(corpus, save).has_trials("dev")
+    assert (save / "test.csv").is_file()
     loaded = Prepared.load(save)
     assert loaded.data_root == corpus and loaded.info["seed"] == 1986
     with pytest.raises(UserError, match="Did you mean 'test'"):
@@ -440,7 +442,7 @@ def test_manifest_refuses_bad_tables(tmp_path):
 
 def test_save_folder_that_cannot_be_written(tiny_corpus, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="preparing folder stopped.*permissions"):
+    with pytest.raises(UserError, match="stopped: Not a directory .*permissions"):
         quiet(tiny_corpus, tmp_path / "file" / "data")
 
 
