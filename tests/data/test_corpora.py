@@ -147,6 +147,9 @@ def test_sitw(tmp_path):
     assert len(lines) == 9
     assert lines[0] == "1 eval/audio/enr0.flac eval/audio/tst0.flac"
     assert speakers(prepared, "test") == {"enr0", "enr1", "enr2"}
+    stamp = (tmp_path / "data" / "prepare.json").stat().st_mtime_ns
+    quiet("sitw", root, tmp_path / "data")  # it has no stamp of its data
+    assert (tmp_path / "data" / "prepare.json").stat().st_mtime_ns == stamp
     assert {u.id[-4:] for u in prepared.manifest("dev")} == {"flac"}
     one = root / "dev" / "audio" / "tst1.flac"
     write(one.with_suffix(".wav"), 1, 1)
