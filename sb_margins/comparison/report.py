@@ -27,6 +27,9 @@ from sb_margins.verification.metrics import Metric, standard_metrics, threshold_
 METRICS = standard_metrics((0.01,))[:2]  # EER and minDCF(0.01)
 
 
+DIFFERENCE_KEYS = ("change", "difference_low", "difference_high", "p_value", "p_holm")
+
+
 def write_report(
     comparison: Comparison,
     command: str,
@@ -308,7 +311,8 @@ def _numbers(
         for label, estimates in one.estimates.items():
             differences = one.differences.get((label, base), {})
             for metric, estimate in estimates.items():
-                values = dict(vars(estimate))
+                # Null for the baseline.
+                values = dict.fromkeys(DIFFERENCE_KEYS, math.nan) | vars(estimate)
                 difference = differences.get(metric)
                 if difference is not None:
                     renamed = {"low": "difference_low", "high": "difference_high"}
