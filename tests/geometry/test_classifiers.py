@@ -32,6 +32,11 @@ def test_speechbrain_names():
     assert list(LinearClassifier(6, 5, bias=False).state_dict()) == ["weight"]
 
 
+def test_linear_weights_begin_as_torch_linear():
+    weight = LinearClassifier(16, 500).weight
+    assert 0.24 < weight.abs().max() <= 0.25  # 1 / sqrt(16)
+
+
 def test_linear_is_linear():
     classify = LinearClassifier(6, 5)
     torch.nn.init.normal_(classify.bias)

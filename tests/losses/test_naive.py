@@ -162,6 +162,15 @@ def test_lifted_rivals(margin):
     assert torch.equal(lift(cos, margin=margin, angular=False), cos + margin)
 
 
+@pytest.mark.parametrize("scale", [30.0, 64.0])
+def test_a_tie_violates_the_margin(scale):
+    """Satisfied is v < 0: at exactly 0 the non-target still counts."""
+    loss = L.RealAMSoftmax(0.0, scale, "drop")
+    value = loss(torch.tensor([[0.5, 0.5, -1.0]]), torch.tensor([0]))
+    assert value.item() == pytest.approx(math.log(2))
+    assert loss.stats["kept"] == 0.5
+
+
 def test_multi_label_naive():
     scores = torch.randn(B, C, dtype=torch.float64, requires_grad=True)
     targets = torch.rand(B, C) < 0.3
