@@ -134,19 +134,29 @@ def calibrate_llr(scores: Any, labels: Any, data: str) -> dict[str, Any]:
     }
 
 
+def _is_share(value: Any) -> bool:
+    return _finite(value) and 0 <= value <= 1
+
+
 def _finite(value: Any) -> bool:
     return isinstance(value, (int, float)) and bool(np.isfinite(value))
 
 
 def checked_thresholds(given: Any) -> dict[str, dict[str, Any]]:
-    """Named thresholds with a finite value, as a model folder gives them."""
+    """Named thresholds with a finite value, as a model folder gives them; the rates of
+    errors are shares where there are any."""
     if given is None:
         return {}
     if not isinstance(given, Mapping) or not all(
-        isinstance(entry, Mapping) and _finite(entry.get("value"))
+        isinstance(entry, Mapping)
+        and _finite(entry.get("value"))
+        and all(_is_share(entry.get(rate, 0.0)) for rate in ("far", "miss"))
         for entry in given.values()
     ):
-        raise UserError("the model's thresholds must be finite numbers with a name")
+        raise UserError(
+            "the model's thresholds must be finite numbers with a name, their far and "
+            "miss rates between 0 and 1"
+        )
     return {str(name): dict(entry) for name, entry in given.items()}
 
 
