@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from sb_margins.errors import UserError, nearest
-from sb_margins.precision import full_precision
+from sb_margins.precision import full_precision, on_cpu
 from sb_margins.similarity import Similarity, similarity_from
 from sb_margins.verification.embeddings import Embeddings
 from sb_margins.verification.scoring import Indexed
@@ -167,15 +167,10 @@ class Normaliser:
                 self._known.update(zip(names, pairs, strict=True))
 
 
-def top_statistics(
-    scores: Tensor, top_k: int, *, on_cpu: bool | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and (unbiased) standard deviation of the ``top_k`` largest of each row.
-
-    ``on_cpu`` chooses how they are selected; default: by where the scores are.
-    """
+def top_statistics(scores: Tensor, top_k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and (unbiased) standard deviation of the ``top_k`` largest of each row."""
     if top_k < scores.shape[1]:
-        if scores.device.type == "cpu" if on_cpu is None else on_cpu:
+        if on_cpu(scores.device):
             # numpy's vectorised selection: eight times torch.topk on a CPU.
             edge = scores.shape[1] - top_k
             top = np.partition(scores.numpy(), edge, axis=1)[:, edge:]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sb_margins.data.trials import Trials
 from sb_margins.errors import UserError
-from sb_margins.precision import full_precision
+from sb_margins.precision import full_precision, on_cpu
 from sb_margins.similarity import CosineSimilarity, Similarity, similarity_from
 from sb_margins.verification.embeddings import Embeddings, lookup
 
@@ -150,7 +150,7 @@ def _by_pairs(compare: Similarity, rows: Tensor, index: Indexed) -> Tensor:
         torch.from_numpy(s).to(rows.device) for s in (index.enrol, index.test)
     )
     scores = torch.empty(len(enrol), dtype=torch.float32, device=rows.device)
-    chunk = CHUNK["cpu" if rows.device.type == "cpu" else "accelerator"]
+    chunk = CHUNK["cpu" if on_cpu(rows.device) else "accelerator"]
     for start in range(0, len(enrol), chunk):
         at = slice(start, start + chunk)
         # index_select: four times as fast on a CPU as rows[...].
