@@ -53,7 +53,9 @@ def find_folder(source: str | Path) -> Path:
     except Exception as error:  # the hub's errors differ between its versions
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"{source} is neither a folder here nor a model that the hub gives: {first}"
+            f"{source} is neither a folder here nor a model that the hub gives: "
+            f"{first}. Correct the name; without network, download the model elsewhere "
+            "and name its folder"
         ) from error
 
 
