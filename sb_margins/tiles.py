@@ -264,24 +264,28 @@ class Tiles:
         self.left, self.bias = left, bias
         self.buffers = Buffers(weight)
         self.norms = weight.new_empty(len(weight)) if norms is None else norms
-        self._factors = None if norms is None else space.all_factors(norms)
+        self._is_forward = norms is None
+        self._range: tuple[int, int] | None = None  # whose factors these are:
+        self._factors: Factors = ()
         # a scale of the product is one of its left side, but not a scale of distances
         self._scaled: Tensor | None = None
         if scale == 1 or space.slopes:
             self._scaled = left
 
     def factors(self, low: int, high: int) -> Factors:
-        """The factors of a range of classes."""
-        if self._factors is None:
-            return self.space.factors(self.norms[low:high])
-        return tuple(factor[low:high] for factor in self._factors)
+        """The factors of a range of classes; only those of the last one are kept."""
+        if self._range != (low, high):
+            space = self.space
+            make = space.factors if self._is_forward else space.all_factors
+            self._range, self._factors = (low, high), make(self.norms[low:high])
+        return self._factors
 
     def scores_(
         self, low: int, high: int, out: Tensor, slopes: Tensor | None
     ) -> Tensor:
         """Scale times the scores of the classes low..high, into out [B, n]."""
         rows = self.weight[low:high]
-        if self._factors is None:  # norms just before the product: one trip to memory
+        if self._is_forward:  # norms just before the product: one trip to memory
             norms = self.space.norms(rows)
             if norms is not None:
                 self.norms[low:high] = norms
