@@ -201,9 +201,7 @@ class OperatingPoints:
 
     # -- detection costs --------------------------------------------------------
 
-    def costs(
-        self, p_target: float, c_miss: float = 1.0, c_fa: float = 1.0
-    ) -> np.ndarray:
+    def costs(self, p_target: float, c_miss: float, c_fa: float) -> np.ndarray:
         """[K + 1] detection costs, divided by that of the better blind decision."""
         miss, fa = prior_costs(p_target, c_miss, c_fa)
         blind = min(miss, fa)
@@ -211,21 +209,17 @@ class OperatingPoints:
         cost += self.false_alarms * (fa / blind / self.nontargets)
         return cost
 
-    def min_dcf(
-        self, p_target: float = 0.01, c_miss: float = 1.0, c_fa: float = 1.0
-    ) -> float:
+    def min_dcf(self, p_target: float, c_miss: float = 1.0, c_fa: float = 1.0) -> float:
         """The least cost; see ``sb_margins.verification.metrics.min_dcf``."""
         return float(self.costs(p_target, c_miss, c_fa).min())
 
     def min_dcf_threshold(
-        self, p_target: float = 0.01, c_miss: float = 1.0, c_fa: float = 1.0
+        self, p_target: float, c_miss: float = 1.0, c_fa: float = 1.0
     ) -> float:
         """The lowest threshold with the least cost."""
         return self.cut(int(np.argmin(self.costs(p_target, c_miss, c_fa))))
 
-    def act_dcf(
-        self, p_target: float = 0.01, c_miss: float = 1.0, c_fa: float = 1.0
-    ) -> float:
+    def act_dcf(self, p_target: float, c_miss: float = 1.0, c_fa: float = 1.0) -> float:
         """Cost of the Bayes decision; see ``sb_margins.verification.metrics``."""
         miss, fa = prior_costs(p_target, c_miss, c_fa)
         # The highest threshold at or below log(fa / miss).

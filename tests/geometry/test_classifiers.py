@@ -9,6 +9,7 @@ from sb_margins.classifiers import (
     LinearClassifier,
     PoincareClassifier,
 )
+from sb_margins.errors import UserError
 from sb_margins.poincare import exp_map
 from sb_margins.precision import accelerator_branches
 from sb_margins.tiles import class_ranges
@@ -109,3 +110,25 @@ def test_learned_curvature():
     classify(torch.randn(5, 6)).sum().backward()
     assert classify.log_curvature.grad.abs() > 0
     assert set(classify.state_dict()) == {"weight", "log_curvature"}
+
+
+def test_one_dimension_is_enough_and_none_is_not():
+    for classifier in (CosineClassifier, PoincareClassifier):
+        assert classifier(1, 3)(torch.ones(2, 1)).shape == (2, 1, 3)
+        with pytest.raises(UserError):
+            classifier(0, 3)
+
+
+def test_prototypes_begin_near_the_origin():
+    torch.manual_seed(0)
+    weight = PoincareClassifier(64, 500).weight
+    assert 0.9e-3 < weight.std().item() < 1.1e-3
+
+
+def test_two_sub_centres_take_the_better():
+    classifier = CosineClassifier(2, 2, sub_centers=2)
+    with torch.no_grad():
+        classifier.weight.copy_(torch.tensor([[1.0, 0], [0, 1], [-1, 0], [0, -1]]))
+    scores = classifier(torch.tensor([[0.6, 0.8], [-0.6, -0.8]]))
+    expected = torch.tensor([[[0.8, -0.6]], [[-0.6, 0.8]]])
+    torch.testing.assert_close(scores, expected)

@@ -132,3 +132,22 @@ def test_odd_calibrations_are_refused(given):
     assert checked_calibration({"scale": 1, "offset": 0})["scale"] == 1
     with pytest.raises(UserError, match="finite scale and offset"):
         checked_calibration(given)
+
+
+def test_a_target_on_the_threshold_is_missed():
+    scores, labels = [0.5, 0.5, 0.5, 0.1, 0.1], [1, 1, 0, 0, 0]
+    for threshold in calibrate_thresholds(scores, labels, "toy").values():
+        accepted = np.array(scores) > threshold.value
+        truth = np.array(labels) == 1
+        assert threshold.miss == np.mean(~accepted[truth])
+        assert threshold.far == np.mean(accepted[~truth])
+
+
+@pytest.mark.parametrize("rate", [float("nan"), -0.1, 1.1, "x"])
+@pytest.mark.parametrize("name", ["far", "miss"])
+def test_error_rates_are_shares(name, rate):
+    given = {"eer": {"value": 0.5, "far": 0.0, "miss": 1.0}}
+    assert checked_thresholds(given) == given
+    given["eer"][name] = rate
+    with pytest.raises(UserError, match="between 0 and 1"):
+        checked_thresholds(given)

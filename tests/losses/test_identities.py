@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from sb_margins.classifiers import CosineClassifier, PoincareClassifier
+from sb_margins.functional import combined_margin
 from sb_margins.losses import (
     AMSoftmax,
     ASSoftmax,
@@ -343,3 +344,12 @@ def test_27_finite_at_a_prototype(dtype):
         x = ball.weight.detach().clone().requires_grad_()
         HAMSoftmax()(ball(x), torch.arange(3)).backward()
         assert torch.isfinite(x.grad).all() and torch.isfinite(ball.weight.grad).all()
+
+
+def test_multiplied_angles_at_the_ends():
+    """cos(m theta) at theta = pi, and for cosines that rounding put beyond 1."""
+    for m1 in (2, 3, 4):
+        ends = torch.tensor([1.0, -1.0, 1 + 1e-7, -1 - 1e-7], dtype=torch.float64)
+        value = combined_margin(ends, m1=m1)
+        expected = torch.tensor([1.0, 1.0 - 2 * m1] * 2, dtype=torch.float64)
+        torch.testing.assert_close(value, expected, atol=1e-5, rtol=0)

@@ -237,3 +237,20 @@ def test_calibrated_scores():
     found = metrics.summary(scores, labels, calibrated=True)
     assert found["cllr"] >= found["min_cllr"]
     assert found["act_dcf(p_target=0.01)"] >= found["min_dcf(p_target=0.01)"]
+
+
+def test_actual_cost_by_hand():
+    """At p = 0.5 the threshold is 0: one of two non-targets is above it."""
+    scores, labels = [2.0, 0.5, -1.0, 0.2], [1, 1, 0, 0]
+    assert metrics.act_dcf(scores, labels, p_target=0.5) == 0.5
+    assert metrics.act_dcf([2.0, 0.5, -1.0, -0.2], labels, p_target=0.5) == 0.0
+    # log(fa / miss) = log 99 is above all scores: every target is missed
+    assert metrics.act_dcf(scores, labels, p_target=0.01) == 1.0
+
+
+def test_defaults_are_the_usual_costs():
+    scores, labels = [0.9, 0.2, 0.8, 0.1], [1, 1, 0, 0]
+    for name in ("min_dcf", "act_dcf"):
+        cost = getattr(metrics, name)
+        expected = cost(scores, labels, p_target=0.01, c_miss=1.0, c_fa=1.0)
+        assert cost(scores, labels) == expected
