@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sb_margins.classifiers import CosineClassifier, PoincareClassifier
-from sb_margins.functional import combined_margin
+from sb_margins.functional import combined_margin, lift_hardest
 from sb_margins.losses import (
     AMSoftmax,
     ASSoftmax,
@@ -353,3 +353,9 @@ def test_multiplied_angles_at_the_ends():
         value = combined_margin(ends, m1=m1)
         expected = torch.tensor([1.0, 1.0 - 2 * m1] * 2, dtype=torch.float64)
         torch.testing.assert_close(value, expected, atol=1e-5, rtol=0)
+
+
+def test_more_rivals_than_there_are_are_all_of_them():
+    scores, labels = torch.tensor([[0.9, 0.5, 0.1]]), torch.tensor([0])
+    found = lift_hardest(scores, labels, top_k=9, margin=0.25, angular=False)
+    torch.testing.assert_close(found, torch.tensor([[0.9, 0.75, 0.35]]))

@@ -190,6 +190,7 @@ def test_wrong_settings_are_told():
         bootstrap(scores, labels, (sides[0],), [EER])
     with pytest.raises(UserError, match="replicates"):
         bootstrap(scores, labels, sides, [EER], replicates=1)
+    assert bootstrap(scores, labels, sides, [EER], replicates=2)
     for confidence in (0, 1, 95):
         with pytest.raises(UserError, match="confidence must lie between 0 and 1"):
             bootstrap(scores, labels, sides, [EER], confidence=confidence)
