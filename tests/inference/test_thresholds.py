@@ -151,3 +151,9 @@ def test_error_rates_are_shares(name, rate):
     given["eer"][name] = rate
     with pytest.raises(UserError, match="between 0 and 1"):
         checked_thresholds(given)
+
+
+def test_a_threshold_does_not_change():
+    threshold = calibrate_thresholds([0.9, 0.1], [1, 0], "toy")["eer"]
+    with pytest.raises(AttributeError):
+        threshold.value = 0.0

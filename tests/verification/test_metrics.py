@@ -254,3 +254,13 @@ def test_defaults_are_the_usual_costs():
         cost = getattr(metrics, name)
         expected = cost(scores, labels, p_target=0.01, c_miss=1.0, c_fa=1.0)
         assert cost(scores, labels) == expected
+
+
+def test_messages_name_a_few_of_many():
+    scores = [float("nan")] * 7 + [0.1]
+    with pytest.raises(UserError) as error:
+        metrics.eer(scores, [0, 1] * 4)
+    assert "0, 1, 2, 3, 4, ..." in str(error.value)
+    with pytest.raises(UserError) as error:
+        metrics.eer([0.1] * 6, [0, 1, 2, 3, 4, 5])
+    assert "[2, 3, 4]" in str(error.value)
