@@ -23,8 +23,6 @@ from sb_margins.precision import full_precision, normalize, upcast
 class Similarity(nn.Module):
     """What all similarities share; a subclass has `prepared_pairs` at least."""
 
-    exact = False  # whether products need all 24 bits
-
     def prepare(self, x: Tensor) -> Tensor:
         """What `prepared_pairs` and `prepared_matrix` take of embeddings [..., D]."""
         return upcast(x)
@@ -155,8 +153,6 @@ class PoincareSimilarity(Similarity):
     tensor([[-1.0217, -0.7374],
             [-0.7374, -1.0217]])
     """
-
-    exact = True
 
     def __init__(
         self,

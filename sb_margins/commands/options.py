@@ -8,7 +8,7 @@ YAML file of the same keys as new defaults.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
@@ -26,78 +26,60 @@ from sb_margins.errors import UserError, nearest
 Settings = TypeVar("Settings")
 
 
-def _pairs(words: list[str]) -> dict[str, str]:
-    pairs: dict[str, str] = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not (name and equals and value):
-            raise ValueError(f"expected NAME=VALUE, found '{word}'")
-        if name in pairs:
-            raise ValueError(f"'{name}' is given twice")
-        pairs[name] = value
-    return pairs
-
-
 def _named_files(words: list[str]) -> dict[str, str]:
     """``NAME=FILE``; a bare ``FILE`` is called by its own name, without suffix."""
-    bare = [("=" not in word or Path(word).is_file()) for word in words]
-    return _pairs(
-        [
-            f"{Path(word).stem}={word}" if is_bare else word
-            for word, is_bare in zip(words, bare, strict=True)
-        ]
-    )
+    files: dict[str, str] = {}
+    for word in words:
+        name, _, file = word.partition("=")
+        if "=" not in word or Path(word).is_file():
+            name, file = Path(word).stem, word
+        if not (name and file):
+            raise ValueError(f"expected NAME=FILE, found '{word}'")
+        if name in files:
+            raise ValueError(f"'{name}' is given twice")
+        files[name] = file
+    return files
 
 
 def _split(words: list[str]) -> list[str]:
     return [part for word in words for part in word.split(",") if part]
 
 
-#: A field of ``NAME=VALUE`` words.
-Pairs = Annotated[
-    dict[str, str],
-    PrimitiveConstructorSpec(
+def _several(
+    metavar: str, read: Callable[[list[str]], Any], write: Callable[[Any], list[str]]
+) -> PrimitiveConstructorSpec:
+    """A field of any number of words, with its reading and its default's text."""
+    return PrimitiveConstructorSpec(
         nargs="*",
-        metavar="NAME=VALUE ...",
-        instance_from_str=_pairs,
-        is_instance=lambda x: isinstance(x, dict),
-        str_from_instance=lambda x: [f"{k}={v}" for k, v in x.items()],
-    ),
-]
+        metavar=metavar,
+        instance_from_str=read,
+        is_instance=lambda value: isinstance(value, (list, dict)),
+        str_from_instance=lambda value: write(value) if value else [],
+    )
+
 
 #: A field of ``NAME=FILE`` or ``FILE`` words.
 Files = Annotated[
     dict[str, str],
-    PrimitiveConstructorSpec(
-        nargs="*",
-        metavar="[NAME=]FILE ...",
-        instance_from_str=_named_files,
-        is_instance=lambda x: isinstance(x, dict),
-        str_from_instance=lambda x: [f"{k}={v}" for k, v in x.items()],
+    _several(
+        "[NAME=]FILE ...",
+        _named_files,
+        lambda files: [f"{name}={file}" for name, file in files.items()],
     ),
 ]
 
 #: A field of words separated by commas or blanks.
 Words = Annotated[
-    list[str],
-    PrimitiveConstructorSpec(
-        nargs="*",
-        metavar="A,B,...",
-        instance_from_str=_split,
-        is_instance=lambda x: isinstance(x, list),
-        str_from_instance=lambda x: [",".join(x)] if x else [],
-    ),
+    list[str], _several("A,B,...", _split, lambda words: [",".join(words)])
 ]
 
 #: A field of numbers separated by commas or blanks.
 Numbers = Annotated[
     list[float],
-    PrimitiveConstructorSpec(
-        nargs="*",
-        metavar="X,Y,...",
-        instance_from_str=lambda words: [float(w) for w in _split(words)],
-        is_instance=lambda x: isinstance(x, list),
-        str_from_instance=lambda x: [",".join(f"{v:g}" for v in x)] if x else [],
+    _several(
+        "X,Y,...",
+        lambda words: [float(word) for word in _split(words)],
+        lambda numbers: [",".join(f"{number:g}" for number in numbers)],
     ),
 ]
 

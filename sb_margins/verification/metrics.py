@@ -54,8 +54,6 @@ class Metric:
         ``"%"``: written times 100. Default: none.
     digits : int
         After the decimal point. Default 3.
-    lower_is_better : bool
-        Default True.
     interval : bool
         Whether reports give a bootstrap interval. Default False.
     threshold : callable, optional
@@ -76,7 +74,6 @@ class Metric:
     function: Callable[[OperatingPoints], float]
     unit: str = ""
     digits: int = 3
-    lower_is_better: bool = True
     interval: bool = False
     threshold: Callable[[OperatingPoints], float] | None = None
 

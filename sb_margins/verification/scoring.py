@@ -12,7 +12,7 @@ from torch import Tensor
 from sb_margins.data.trials import Trials
 from sb_margins.errors import UserError
 from sb_margins.precision import full_precision, on_cpu
-from sb_margins.similarity import CosineSimilarity, Similarity, similarity_from
+from sb_margins.similarity import Similarity, similarity_from
 from sb_margins.verification.embeddings import Embeddings, lookup
 
 # Trials in one gather: small enough that both sides stay in a processor's cache; an
@@ -35,11 +35,6 @@ class Indexed:
     names: list[str]
     enrol: np.ndarray
     test: np.ndarray
-
-
-def is_cosine(similarity: Any) -> bool:
-    """Whether a similarity is the cosine: ours, torch's, or None (the default)."""
-    return isinstance(similarity_from(similarity), CosineSimilarity)
 
 
 def model_name(model: str) -> str:

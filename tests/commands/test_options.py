@@ -12,7 +12,6 @@ from tyro.conf import Positional, arg
 from sb_margins.commands.options import (
     Files,
     Numbers,
-    Pairs,
     Words,
     parse,
     parse_yaml,
@@ -29,7 +28,7 @@ class Example:
     """The model folder."""
     files: Annotated[Positional[list[str]], arg(metavar="FILE ...")]
     """Audio files."""
-    trials: Pairs = field(default_factory=dict)
+    trials: Files = field(default_factory=dict)
     """Trial lists by name."""
     losses: Words = field(default_factory=lambda: ["am"])
     """Which losses."""
@@ -61,7 +60,7 @@ def test_defaults_stand_in_the_class_and_in_help(capsys):
     assert "0.01,0.05" in printed
 
 
-@pytest.mark.parametrize("words", ["m a --lose am", "m a --trials O", "m a --norm z"])
+@pytest.mark.parametrize("words", ["m a --lose am", "m a --trials O=", "m a --norm z"])
 def test_wrong_flags_exit_with_two(words, capsys):
     with pytest.raises(SystemExit) as done:
         parse(Example, words.split(), "example")
@@ -84,8 +83,6 @@ class Whole:
 
     lists: Files = field(default_factory=dict)
     """Files by name."""
-    options: Pairs = field(default_factory=dict)
-    """Options."""
     p_target: Numbers = field(default_factory=lambda: [0.01])
     """Priors."""
     norm: Literal["none", "as"] = "none"
@@ -98,27 +95,28 @@ class Whole:
     """Show progress."""
 
 
-def test_files_are_called_by_their_stem_unless_named():
-    words = "--lists O=a/b.txt c/d.e.txt --options x=1".split()
+def test_files_are_called_by_their_stem_unless_named(tmp_path):
+    odd = tmp_path / "a=b.txt"
+    odd.touch()
+    words = ["--lists", "O=a/b.txt", "c/d.e.txt", str(odd)]
     settings = parse(Whole, words, "example")
-    assert settings.lists == {"O": "a/b.txt", "d.e": "c/d.e.txt"}
+    assert settings.lists == {"O": "a/b.txt", "d.e": "c/d.e.txt", "a=b": str(odd)}
 
 
-@pytest.mark.parametrize("words", ["--lists a=x a=y", "--options a=x a=y"])
-def test_a_name_twice_is_an_error(words, capsys):
+def test_a_name_twice_is_an_error(capsys):
     with pytest.raises(SystemExit):
-        parse(Whole, words.split(), "example")
+        parse(Whole, ["--lists", "a=x", "a=y"], "example")
     assert "'a' is given twice" in capsys.readouterr().err
 
 
 def test_a_yaml_is_checked_like_flags(tmp_path, capsys):
     path = tmp_path / "a.yaml"
     path.write_text(
-        "lists: {O: a.txt}\noptions:\np_target: [0.1, 0.5]\nnorm: as\nseed: 7\n"
+        "lists: {O: a.txt}\np_target: [0.1, 0.5]\nnorm: as\nseed: 7\n"
         "skip_bad: True\nprogress: False\n"
     )
     settings = parse_yaml(Whole, path, "example")
-    assert settings == Whole({"O": "a.txt"}, {}, [0.1, 0.5], "as", 7, True, False)
+    assert settings == Whole({"O": "a.txt"}, [0.1, 0.5], "as", 7, True, False)
     again = parse(Whole, ["--no-skip-bad", "--seed", "8"], "example", settings)
     assert again.seed == 8 and not again.skip_bad and again.norm == "as"
     for text, message in (("norm: ass", "ass"), ("seed: many", "many")):

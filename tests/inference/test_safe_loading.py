@@ -14,7 +14,7 @@ import hostile_models
 import pytest
 import torch
 from hyperpyyaml import load_hyperpyyaml
-from model_folders import encode, modules, settings, write_model
+from model_folders import write_model
 from speechbrain.inference.speaker import SpeakerRecognition
 
 from sb_margins.errors import UserError
@@ -171,68 +171,6 @@ def test_hub_cache_layout(good_model, tmp_path):
     for path in snapshot.iterdir():
         (savedir / path.name).symlink_to(path)
     SpeakerVerifier.from_hparams(savedir)
-
-
-HUB_STYLE = """
-pretrained_path: speechbrain/spkrec-tiny
-n_mels: 40
-{encoder}
-compute_features: !new:speechbrain.lobes.features.Fbank
-    n_mels: !ref <n_mels>
-mean_var_norm: !new:speechbrain.processing.features.InputNormalization
-    norm_type: sentence
-    std_norm: False
-emb_dim: 24
-mean_var_norm_emb: !new:speechbrain.processing.features.InputNormalization
-    norm_type: global
-    std_norm: False
-classifier: !new:speechbrain.lobes.models.ECAPA_TDNN.Classifier
-    input_size: 24
-    out_neurons: 3
-modules:
-    compute_features: !ref <compute_features>
-    mean_var_norm: !ref <mean_var_norm>
-    embedding_model: !ref <embedding_model>
-    mean_var_norm_emb: !ref <mean_var_norm_emb>
-    classifier: !ref <classifier>
-label_encoder: !new:speechbrain.dataio.encoder.CategoricalEncoder
-pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
-    loadables:
-        embedding_model: !ref <embedding_model>
-        mean_var_norm_emb: !ref <mean_var_norm_emb>
-        classifier: !ref <classifier>
-        label_encoder: !ref <label_encoder>
-    paths:
-        embedding_model: !ref <pretrained_path>/embedding_model.ckpt
-        mean_var_norm_emb: !ref <pretrained_path>/mean_var_norm_emb.ckpt
-        classifier: !ref <pretrained_path>/classifier.ckpt
-        label_encoder: !ref <pretrained_path>/label_encoder.txt
-"""
-
-
-def test_models_in_the_style_of_the_hub_load(tmp_path):
-    """SpeechBrain's own model folders name hub paths; their files lie beside."""
-    from model_folders import ENCODERS
-
-    text = HUB_STYLE.format(encoder=ENCODERS["ecapa"])
-    (tmp_path / "hyperparams.yaml").write_text(text)
-    made = modules(settings())
-    torch.save(made["embedding_model"].state_dict(), tmp_path / "embedding_model.ckpt")
-    built = load_hyperpyyaml(text)
-    torch.save(built["classifier"].state_dict(), tmp_path / "classifier.ckpt")
-    norm = built["mean_var_norm_emb"]
-    norm(torch.randn(4, 5, 24))
-    norm._save(tmp_path / "mean_var_norm_emb.ckpt")
-    encoder = built["label_encoder"]
-    encoder.update_from_iterable(["a", "b", "c"], sequence_input=False)
-    encoder.save(tmp_path / "label_encoder.txt")
-    model = SpeakerVerifier.from_hparams(tmp_path)
-    wavs = torch.randn(2, 16000)
-    assert torch.allclose(model.encode_batch(wavs), encode(made, wavs), atol=1e-6)
-    assert model.classify_batch(wavs)[3][0] in ("a", "b", "c")
-    with pytest.raises(UserError, match="no calibrated threshold"):
-        model.verify_batch(wavs, wavs)
-    assert model.verify_batch(wavs, wavs, threshold=0.25)[1].all()
 
 
 EQUAL = """

@@ -10,6 +10,7 @@ from hyperpyyaml import load_hyperpyyaml
 from speechbrain.inference.speaker import SpeakerRecognition
 from speechbrain.utils.fetching import LocalStrategy
 
+from sb_margins.errors import UserError
 from sb_margins.inference import SpeakerVerifier
 
 COMMON = """
@@ -163,7 +164,10 @@ def test_published_folder_and_what_speechbrain_leaves_of_it(
     published, strategy, tmp_path
 ):
     theirs = stock(published, tmp_path / "saved", LocalStrategy[strategy])
-    same(SpeakerVerifier.from_hparams(str(published)), theirs)
+    ours = SpeakerVerifier.from_hparams(str(published))
+    with pytest.raises(UserError, match="no calibrated threshold"):
+        ours.verify_batch(torch.ones(1, 16000), torch.ones(1, 16000))
+    same(ours, theirs)
     same(SpeakerVerifier.from_hparams(str(tmp_path / "saved")), theirs)
 
 

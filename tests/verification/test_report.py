@@ -38,7 +38,6 @@ def test_the_standard_metrics_are_the_functions(trials):
         ("min_cllr", "min Cllr"): metrics.min_cllr(scores, labels),
     }
     assert {(m.name, m.label): m(points) for m in chosen} == expected
-    assert all(m.lower_is_better for m in chosen)
     summary = metrics.summary(scores, labels, p_targets=(0.01, 0.3), calibrated=True)
     assert {m.name: summary[m.name] for m in chosen} == {
         name: value for (name, _), value in expected.items()
