@@ -1,10 +1,9 @@
-"""Any folder of recordings: ``speaker/.../audio``, or one with a ``manifest.csv``.
+"""Any folder of recordings: ``speaker/.../audio``, or one with a manifest.
 
-With a ``manifest.csv`` (columns ``utt_id`` or ``ID``, ``spk_id``, ``path`` or
-``wav``, any others are kept as metadata), ``splits.csv`` (``utt_id`` or
-``spk_id``, ``split``), ``speakers.csv`` (``spk_id`` and metadata) and
-``trials_<split>.txt`` are used when they are there. What is not there is made
-from the seed.
+With a ``manifest.csv``, a ``manifest.json`` or Kaldi's ``wav.scp`` and ``utt2spk`` (see
+`Manifest.read`), ``splits.csv`` (``utt_id`` or ``spk_id``, ``split``), ``speakers.csv``
+(``spk_id`` and metadata) and ``trials_<split>.txt`` are used when they are there.
+What is not there is made from the seed.
 """
 
 from __future__ import annotations
@@ -22,14 +21,11 @@ from sb_margins.data.corpus import (
     short_hash,
     walk,
 )
-from sb_margins.data.manifest import COLUMNS
+from sb_margins.data.manifest import COLUMNS, ID, SPEAKER, Manifest
 from sb_margins.data.tables import Row, read_table
 from sb_margins.data.trials import read_trials
-from sb_margins.errors import UserError, listed
+from sb_margins.errors import UserError, listed, nearest
 
-ID = ("utt_id", "ID", "id")
-SPEAKER = ("spk_id", "speaker")
-WAV = ("path", "wav", "file")
 _SPLIT_NAME = re.compile(
     r"(train|dev|test|eval|valid)(ation|ing|uation)?([-_ .\d].*)?$"
 )
@@ -48,7 +44,7 @@ def collect(
     eval_utterances: int = 20,
 ) -> Listing:
     """List a folder's recordings."""
-    if (folder / "manifest.csv").is_file():
+    if _manifest_of(folder):
         return annotated(folder, dev_share, eval_utterances)
     files = list(walk(folder))
     if not files:
@@ -72,6 +68,13 @@ def collect(
             f"passed over {len(loose)} files outside speaker folders: {listed(loose)}"
         )
     return listing
+
+
+def _manifest_of(folder: Path) -> Path | None:
+    for names in (["manifest.csv"], ["manifest.json"], ["wav.scp", "utt2spk"]):
+        if all((folder / name).is_file() for name in names):
+            return folder / names[0]
+    return None
 
 
 def _check_speakers(folder: Path, files: list[str]) -> None:
@@ -103,42 +106,43 @@ def _check_speakers(folder: Path, files: list[str]) -> None:
 def annotated(
     folder: Path, dev_share: float = 0.15, eval_utterances: int = 20
 ) -> Listing:
-    """List a folder that has a ``manifest.csv``.
+    """List a folder that has a manifest.
 
     Without a dev split in ``splits.csv``, ``dev_share`` of the training speakers is
-    held out.
+    held out; without a training split, the folder is for evaluation only.
     """
-    table = folder / "manifest.csv"
-    rows = _rows(table, id=ID, spk_id=SPEAKER, wav=WAV)
+    table = _manifest_of(folder)
+    assert table is not None
     about_speaker = _speaker_table(folder)
     split_of, by_utterance = _split_table(folder)
-    entries, without_split, ids = [], 0, set()
-    for line, known, others in rows:
-        if not all(known.values()):
-            raise UserError(f"{table}, line {line}: no ID, speaker or path: {known}")
-        name, speaker = plain_id(known["id"]), plain_id(known["spk_id"])
-        if name in ids:
-            raise UserError(f"{table} names '{name}' twice")
-        ids.add(name)
+    listing = Listing(folder, [], eval_utterances=eval_utterances)
+    without_split = []
+    for u in Manifest.read(table, folder):
+        if not u.spk_id:
+            raise UserError(f"{table} has no speaker of '{u.id}'")
+        name, speaker = plain_id(u.id), plain_id(u.spk_id)
         split = split_of.get(name if by_utterance else speaker, "")
         if split_of and not split:
-            without_split += 1
+            without_split.append(name)
             continue
-        about = {**others, **about_speaker.get(speaker, {})}
+        about = {**u.meta, **about_speaker.get(speaker, {})}
         meta = {k: v for k, v in about.items() if k not in COLUMNS}
-        wav = known["wav"].replace("\\", "/")
-        entries.append(Entry(name, wav, speaker, split, meta))
-    if not entries:
-        raise UserError(f"{table} and splits.csv share no utterance")
-    speakers = {e.spk_id for e in entries}
+        wav = u.wav.replace("\\", "/")
+        listing.entries.append(Entry(name, wav, speaker, split, meta))
+    speakers = {e.spk_id for e in listing.entries}
+    if not speakers:
+        what = "and splits.csv share no utterance" if without_split else "is empty"
+        raise UserError(f"{table} {what}")
     if len(speakers) == 1:
         raise UserError(
             f"only one speaker in {table}: '{speakers.pop()}'; verification takes "
             "several"
         )
-    listing = Listing(folder, entries, eval_utterances=eval_utterances)
     if without_split:
-        listing.notes.append(f"left out {without_split} utterances without a split")
+        listing.notes.append(
+            f"left out {len(without_split)} utterances without a split: "
+            f"{listed(without_split)}"
+        )
     if split_of:
         _use_splits(listing, dev_share)
     return listing
@@ -146,15 +150,19 @@ def annotated(
 
 def _use_splits(listing: Listing, dev_share: float) -> None:
     """Check the splits of ``splits.csv`` and read the trial lists that are there."""
-    splits = {e.split for e in listing.entries}
-    if "train" not in splits:
+    splits = sorted({e.split for e in listing.entries})
+    if "train" in splits:
+        trained = len({e.spk_id for e in listing.entries if e.split == "train"})
+        listing.dev_speakers = min(50, max(2, round(dev_share * trained)))
+        splits.remove("train")
+    elif near := nearest("train", splits):
         raise UserError(
-            f"{listing.root / 'splits.csv'} has no split 'train'; "
-            f"it has: {', '.join(sorted(splits))}"
+            f"{listing.root / 'splits.csv'} has no split 'train'; it has: "
+            f"{', '.join(splits)}.{near.replace('Did you mean', 'Is it')}"
         )
-    trained = len({e.spk_id for e in listing.entries if e.split == "train"})
-    listing.dev_speakers = min(50, max(2, round(dev_share * trained)))
-    for split in sorted(splits - {"train"}):
+    else:
+        listing.notes.append("no split 'train': for evaluation only")
+    for split in splits:
         path = listing.root / f"trials_{split}.txt"
         if path.is_file():
             listing.trials[split] = read_trials(path, labelled=True)
@@ -192,16 +200,16 @@ def _split_table(folder: Path) -> tuple[dict[str, str], bool]:
 
 def stamp(folder: Path) -> str:
     """Changes when files come, go or the tables change; reads no audio."""
-    if not (folder / "manifest.csv").is_file():
+    if not (table := _manifest_of(folder)):
         return short_hash(walk(folder))
-    tables = sorted([*folder.glob("*.csv"), *folder.glob("trials_*.txt")])
-    stats = ((p.name, p.stat()) for p in tables)
+    tables = {*folder.glob("*.csv"), *folder.glob("trials_*.txt"), table}
+    stats = ((p.name, p.stat()) for p in sorted(tables))
     return short_hash(f"{name} {s.st_size} {s.st_mtime_ns}" for name, s in stats)
 
 
 CORPUS = Corpus(
     "folder",
-    "any folder of speaker/.../audio files, or one with a manifest.csv",
+    "any folder of speaker/.../audio files, or one with a manifest",
     collect,
     help={
         "dev_share": "share of the speakers held out as dev, without a splits.csv",

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import soundfile
 from corpus_trees import odd_folder, write
 
 from sb_margins.audio import audio_info
-from sb_margins.data import Manifest, Prepared, prepare
+from sb_margins.data import Prepared, prepare
 from sb_margins.errors import UserError
 
 
@@ -372,7 +373,7 @@ def test_annotated_contradictions(shared_like, tmp_path):
     with pytest.raises(UserError, match="in 'train' and in another split: s0"):
         quiet(shared_like, tmp_path / "data")
     (shared_like / "splits.csv").write_text(table.replace(",train", ",training"))
-    with pytest.raises(UserError, match="no split 'train'"):
+    with pytest.raises(UserError, match="no split 'train'; it has.*Is it 'training'"):
         quiet(shared_like, tmp_path / "data")
     (shared_like / "splits.csv").write_text(table)
     (shared_like / "manifest.csv").write_text("name,who\na,b\n")
@@ -398,6 +399,55 @@ def test_no_dev_in_the_splits_holds_some_out(shared_like, tmp_path):
     assert len(prepared.manifest("train").speakers) == 5
 
 
+def test_evaluation_only(shared_like, tmp_path):
+    table = (shared_like / "splits.csv").read_text().splitlines()
+    kept = [line for line in table if not line.endswith(",train")]
+    (shared_like / "splits.csv").write_text("\n".join(kept))
+    prepared = quiet(shared_like, tmp_path / "data")
+    assert prepared.splits == ["dev", "test", "test_xx"]
+    left_out, only = prepared.info["notes"]
+    assert left_out == (
+        "left out 15 utterances without a split: "
+        + ", ".join(f"u{k}-{n}" for k in range(5) for n in range(3))
+    )
+    assert only == "no split 'train': for evaluation only"
+    (shared_like / "splits.csv").write_text("utt_id,split\nnobody,test\n")
+    with pytest.raises(UserError, match="share no utterance"):
+        quiet(shared_like, tmp_path / "data")
+    (shared_like / "manifest.csv").write_text("utt_id,spk_id,path\n")
+    with pytest.raises(UserError, match="manifest.csv is empty"):
+        quiet(shared_like, tmp_path / "data")
+
+
+def test_manifests_of_others_in_the_folder(shared_like, tmp_path):
+    before = quiet(shared_like, tmp_path / "a").manifest("train")
+    (shared_like / "manifest.csv").rename(tmp_path / "manifest.csv")
+    rows = [(f"u{k}-{n}", k, n) for k in range(11) for n in range(3)]
+    kaldi = {
+        "wav.scp": [f"{u} {shared_like}/audio/{k}-{n}.flac" for u, k, n in rows],
+        "utt2spk": [f"{u} s{k}" for u, k, n in rows],
+    }
+    for name, lines in kaldi.items():
+        (shared_like / name).write_text("\n".join(lines))
+    train = quiet(shared_like, tmp_path / "b").manifest("train")
+    assert [u.id for u in train] == [u.id for u in before]
+    assert train.path(train[3]) == before.path(before[3]) and train[0].spk_id == "s0"
+    stamp = (tmp_path / "b" / "prepare.json").stat().st_mtime_ns
+    quiet(shared_like, tmp_path / "b")
+    assert (tmp_path / "b" / "prepare.json").stat().st_mtime_ns == stamp
+    content = {
+        u: {"wav": f"{{data_root}}/audio/{k}-{n}.flac", "spk_id": f"s{k}", "length": 1}
+        for u, k, n in rows
+    }
+    (shared_like / "manifest.json").write_text(json.dumps(content))
+    prepared = quiet(shared_like, tmp_path / "c")
+    assert prepared.manifest("train")[4] == replace(before[4], meta={"gender": "f"})
+    content["u0-0"].pop("spk_id")
+    (shared_like / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="no speaker of 'u0-0'"):
+        quiet(shared_like, tmp_path / "c")
+
+
 def test_real_speech(shared_data, tmp_path):
     prepared = quiet(shared_data, tmp_path / "data")
     assert prepared.splits == ["train", "dev", "test", "test_ar"]
@@ -414,30 +464,6 @@ def test_sizes_of_the_splits_are_options(tiny_corpus, tmp_path):
     groups = [prepared.manifest(split) for split in prepared.splits]
     assert [len(group.speakers) for group in groups] == [3, 3, 2]
     assert [len(group) for group in groups] == [18, 12, 8]
-
-
-def test_manifest_of_a_folder_is_read_as_it_is(shared_like):
-    manifest = Manifest.read(shared_like / "manifest.csv")
-    assert len(manifest) == 33 and manifest.speakers[:2] == ["s0", "s1"]
-    assert manifest[4].id == "u1-1" and manifest[4].meta == {"room": "r1"}
-    assert manifest.path(manifest[4]).is_file()
-    assert (manifest[4].duration, manifest[4].sample_rate) == (99.0, 0)
-
-
-def test_manifest_refuses_bad_tables(tmp_path):
-    path = tmp_path / "m.csv"
-    with pytest.raises(UserError, match="no manifest"):
-        Manifest.read(path)
-    path.write_text("ID,wav\n")
-    with pytest.raises(UserError, match="no column spk_id or speaker"):
-        Manifest.read(path)
-    head = "ID,duration,wav,spk_id,sample_rate\n"
-    path.write_text(head + "a,x,a.wav,s,16000\n")
-    with pytest.raises(UserError, match="line 2"):
-        Manifest.read(path)
-    path.write_text(head + "a,1.0,a.wav,s,16000\n" * 2)
-    with pytest.raises(UserError, match="twice"):
-        Manifest.read(path)
 
 
 def test_save_folder_that_cannot_be_written(tiny_corpus, tmp_path):
