@@ -210,7 +210,7 @@ def audio_info(path: str | Path, decode: str = "header") -> AudioInfo:
             for block in _blocks(file, path, wanted):
                 count += len(block)
                 peak = max(peak, float(np.ptp(block, axis=0).max()) / 2)
-                checksum = zlib.crc32(block.data, checksum)
+                checksum = zlib.crc32(_mono(block), checksum)
             return count
 
         if frames > UNKNOWN_FRAMES:  # counted: the header does not say
@@ -252,12 +252,16 @@ def _decode(path: Path, start: float, seconds: float) -> _Decoded:
         parts, peak = [], 0.0
         for block in _blocks(file, path, wanted):
             peak = max(peak, float(np.ptp(block, axis=0).max()) / 2)
-            one = block.shape[1] == 1
-            parts.append(block[:, 0] if one else block.mean(axis=1, dtype=np.float32))
+            parts.append(_mono(block))
     if len(parts) == 1:
         return _Decoded(parts[0], rate, peak, promised)
     mono = np.concatenate(parts) if parts else np.zeros(0, np.float32)
     return _Decoded(mono, rate, peak, promised)
+
+
+def _mono(block: np.ndarray) -> np.ndarray:
+    one = block.shape[1] == 1
+    return block[:, 0] if one else block.mean(axis=1, dtype=np.float32)
 
 
 @contextmanager

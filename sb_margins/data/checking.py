@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from hashlib import sha256
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,14 @@ from sb_margins.audio import SAMPLE_RATE, SILENT, AudioInfo, audio_info, load_au
 from sb_margins.data.corpus import Entry, Listing
 from sb_margins.data.manifest import Utterance
 from sb_margins.errors import UserError
-from sb_margins.files import hash_file, write_text
+from sb_margins.files import write_text
 
 CHECKS = ("header", "ends", "full")
+_UNREADABLE, _SHORT, _SILENT = KINDS = (
+    "unreadable files",
+    "files shorter than {min_seconds} s (min_seconds)",
+    "silent files",
+)
 _CHUNK = 64  # files that a thread takes at once
 _NAMED = 20  # files in a message
 _CONVERT = """.
@@ -41,43 +47,46 @@ def usable(
     Unreadable files raise, unless ``skip_bad``; short and silent ones are left out.
     All are named in ``bad_files.txt`` in ``save``; the listing's notes grow.
     """
-    paths = [listing.root / entry.wav for entry in listing.entries]
-    infos = _read_infos(paths, check, workers, progress)
+    from tqdm import tqdm
+
+    left_out: dict[str, dict[str, str]] = {kind: {} for kind in KINDS}
     good: list[tuple[Entry, AudioInfo]] = []
-    bad, short, silent, reasons = {}, {}, {}, {}
-    for entry, path, info in zip(listing.entries, paths, infos, strict=True):
-        if isinstance(info, str):
-            bad[entry.wav] = reasons[entry.id] = info
-        elif info.notes:
-            bad[entry.wav] = reasons[entry.id] = "; ".join(info.notes)
-        elif info.seconds < min_seconds:
-            short[entry.wav] = reasons[entry.id] = f"{info.seconds:.2f} s"
-        elif _is_silent(path, info):
-            silent[entry.wav] = reasons[entry.id] = "silent"
-        else:
-            good.append((entry, info))
-    left_out = {**bad, **short, **silent}
+    reasons = {}
+    judge = partial(_judge, check=check, min_seconds=min_seconds)
+    paths = [listing.root / entry.wav for entry in listing.entries]
+    with ThreadPool(workers or 2 * (os.cpu_count() or 1)) as pool:
+        verdicts = tqdm(
+            pool.imap(judge, paths, _CHUNK),
+            "reading headers",
+            len(paths),
+            unit="file",
+            disable=None if progress else True,
+        )
+        for entry, verdict in zip(listing.entries, verdicts, strict=True):
+            if isinstance(verdict, AudioInfo):
+                good.append((entry, verdict))
+            else:
+                kind, reasons[entry.id] = verdict
+                left_out[kind][entry.wav] = reasons[entry.id]
     bad_files = save / "bad_files.txt"
     bad_files.unlink(missing_ok=True)
-    if left_out:
-        lines = [f"{wav}\t{reason}\n" for wav, reason in left_out.items()]
-        write_text(bad_files, "".join(lines))
+    if reasons:
+        every = [pair for group in left_out.values() for pair in group.items()]
+        write_text(bad_files, "".join(f"{wav}\t{reason}\n" for wav, reason in every))
+    bad = left_out[_UNREADABLE]
     if bad and not skip_bad:
         advice = _CONVERT if any("AAC" in reason for reason in bad.values()) else ""
         raise UserError(
-            f"{len(bad)} of {len(infos)} files in {listing.root} cannot be used:"
+            f"{len(bad)} of {len(paths)} files in {listing.root} cannot be used:"
             f"{_lines(bad, bad_files)}\nRepair or remove them, or leave them out with "
             f"skip_bad (prepare: --skip-bad; train: --skip_bad=True){advice}"
         )
-    for group, kind in (
-        (bad, "unreadable files"),
-        (short, f"files shorter than {min_seconds} s (min_seconds)"),
-        (silent, "silent files"),
-    ):
-        if group:
-            listing.notes.append(
-                f"left out {len(group)} {kind}:{_lines(group, bad_files)}"
-            )
+    listing.notes += [
+        f"left out {len(group)} {kind.format(min_seconds=min_seconds)}:"
+        + _lines(group, bad_files)
+        for kind, group in left_out.items()
+        if group
+    ]
     listing.notes += _notes(listing.root, good)
     utterances = [
         (e, Utterance(e.id, e.wav, round(i.seconds, 6), e.spk_id, i.rate, e.meta))
@@ -86,45 +95,23 @@ def usable(
     return utterances, reasons
 
 
-def _read_infos(
-    paths: Sequence[Path], check: str, workers: int, progress: bool
-) -> list[AudioInfo | str]:
-    """What each file is, or why it is unreadable; in threads."""
-    from tqdm import tqdm
+def _judge(path: Path, check: str, min_seconds: float) -> AudioInfo | tuple[str, str]:
+    """What a file is, or of which of ``KINDS`` it is, and why.
 
-    chunks = [paths[i : i + _CHUNK] for i in range(0, len(paths), _CHUNK)]
-    infos: list[AudioInfo | str] = []
-    with (
-        ThreadPoolExecutor(workers or 2 * (os.cpu_count() or 1)) as pool,
-        tqdm(
-            total=len(paths),
-            desc="reading headers",
-            unit="file",
-            disable=None if progress else True,
-        ) as bar,
-    ):
-        for part in pool.map(partial(_read_chunk, check=check), chunks):
-            infos += part
-            bar.update(len(part))
-    return infos
-
-
-def _read_chunk(paths: Sequence[Path], check: str) -> list[AudioInfo | str]:
-    return [_read_info(path, check) for path in paths]
-
-
-def _read_info(path: Path, check: str) -> AudioInfo | str:
+    Of a file whose ends are silent, all is decoded.
+    """
     try:
-        return audio_info(path, check)
+        info = audio_info(path, check)
+        if info.notes:
+            return _UNREADABLE, "; ".join(info.notes)
+        if info.seconds < min_seconds:
+            return _SHORT, f"{info.seconds:.2f} s"
+        if info.peak is not None and info.peak < SILENT:
+            if np.ptp(load_audio(path)) / 2 < SILENT:
+                return _SILENT, "silent"
     except UserError as error:
-        return str(error).replace(f"{path}: ", "").replace(f"{path} ", "")
-
-
-def _is_silent(path: Path, info: AudioInfo) -> bool:
-    """Decodes all of a file whose ends are silent."""
-    if info.peak is None or info.peak >= SILENT:
-        return False
-    return float(np.ptp(load_audio(path))) / 2 < SILENT
+        return _UNREADABLE, str(error).replace(f"{path}: ", "").replace(f"{path} ", "")
+    return info
 
 
 def _notes(root: Path, good: Sequence[tuple[Entry, AudioInfo]]) -> list[str]:
@@ -149,24 +136,32 @@ def _notes(root: Path, good: Sequence[tuple[Entry, AudioInfo]]) -> list[str]:
 
 
 def _copies(root: Path, good: Iterable[tuple[Entry, AudioInfo]]) -> list[list[str]]:
-    """Files with the same bytes under different speakers."""
+    """Files with the same samples under different speakers.
+
+    In any lossless format: with the same length and ends, all samples decide.
+    """
     alike: defaultdict[object, list[Entry]] = defaultdict(list)
     for entry, info in good:
         if info.peak is not None:
             alike[info.frames, info.rate, info.checksum].append(entry)
-    copies = []
-    for entries in alike.values():
-        if len({entry.spk_id for entry in entries}) == 1:
-            continue
-        same: defaultdict[str, list[Entry]] = defaultdict(list)
-        for entry in entries:
-            same[hash_file(root / entry.wav)].append(entry)
-        copies += [
-            [entry.wav for entry in group]
-            for group in same.values()
-            if len({entry.spk_id for entry in group}) > 1
-        ]
-    return copies
+    same: defaultdict[object, list[Entry]] = defaultdict(list)
+    for key, entries in alike.items():
+        if _speakers(entries) > 1:
+            for entry in entries:
+                same[key, _samples_hash(root / entry.wav)].append(entry)
+    return [[e.wav for e in group] for group in same.values() if _speakers(group) > 1]
+
+
+def _speakers(entries: Iterable[Entry]) -> int:
+    return len({entry.spk_id for entry in entries})
+
+
+def _samples_hash(path: Path) -> str:
+    """Of the decoded samples; damage in the middle makes a file unlike all others."""
+    try:
+        return sha256(load_audio(path).tobytes()).hexdigest()
+    except UserError:
+        return str(path)
 
 
 def _lines(files: Mapping[str, str], bad_files: Path) -> str:

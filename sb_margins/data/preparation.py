@@ -5,8 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +76,8 @@ def prepare(
     UserError
         For an unknown corpus or option, a wrong layout, unreadable files (all
         of them at once, by name), too few speakers.
+    OSError
+        When a folder cannot be read or written.
     """
     layout = corpus_named(corpus)
     options = _complete(layout, options)
@@ -86,76 +87,63 @@ def prepare(
         if verbose:
             print(f"prepare {corpus}: {text}", file=sys.stderr)
 
-    with _readable_errors(corpus):
-        folder = _data_folder(layout, data_folder)
-        if save.absolute() == folder:
-            raise UserError(
-                f"save_folder and data_folder are the same ({folder}): manifests would "
-                "mix with the corpus's own tables. Give another save_folder"
-            )
-        settings = {
-            "format": FORMAT,
-            "corpus": corpus,
-            "data_folder": str(folder),
-            "seed": seed,
-            "options": options,
-        }
-        before = _read_info(save)
-        if before:
-            if _is_current(before, settings, layout, folder) and _is_complete(save):
-                return Prepared.load(save)
-            say(f"{_changes(before, settings)}; preparing {save} again")
-
-        listing = layout.collect(
-            folder, seed=seed, **{name: options[name] for name in layout.options}
+    folder = _data_folder(layout, data_folder)
+    if save.absolute() == folder:
+        raise UserError(
+            f"save_folder and data_folder are the same ({folder}): manifests would "
+            "mix with the corpus's own tables. Give another save_folder"
         )
-        save.mkdir(parents=True, exist_ok=True)
-        common = {name: options[name] for name in COMMON}
-        utterances, left_out = usable(
-            listing, save, workers=workers, progress=verbose, **common
-        )
-        splits = _splits(listing, utterances, seed, options)
-        trials = {
-            split: _trials(listing, split, group, left_out, seed)
-            for split, group in splits.items()
-            if split != "train"
-        }
+    settings = {
+        "format": FORMAT,
+        "corpus": corpus,
+        "data_folder": str(folder),
+        "seed": seed,
+        "options": options,
+    }
+    before = _read_info(save)
+    if before:
+        if _is_current(before, settings, layout, folder) and _is_complete(save):
+            return Prepared.load(save)
+        say(f"{_changes(before, settings)}; preparing {save} again")
 
-        _remove_old(save, before)
-        for split, group in splits.items():
-            Manifest(group, listing.root).write(save / f"{split}.csv")
-        for split in trials:
-            write_trials(save / f"trials_{split}.txt", trials[split])
-        counts = {
-            split: _count(splits[split], trials.get(split))
-            for split in sorted(splits, key=lambda s: (s != "train", s))
-        }
-        info = {
-            **settings,
-            "data_root": str(listing.root),
-            "stamp": layout.stamp(folder) if layout.stamp else "",
-            "counts": counts,
-            "notes": listing.notes,
-        }
-        text = json.dumps(info, indent=2, ensure_ascii=False, default=str)
-        write_text(save / "prepare.json", text + "\n")
+    listing = layout.collect(
+        folder, seed=seed, **{name: options[name] for name in layout.options}
+    )
+    save.mkdir(parents=True, exist_ok=True)
+    common = {name: options[name] for name in COMMON}
+    utterances, left_out = usable(
+        listing, save, workers=workers, progress=verbose, **common
+    )
+    splits = _splits(listing, utterances, seed, options)
+    trials = {
+        split: _trials(listing, split, group, left_out, seed)
+        for split, group in splits.items()
+        if split != "train"
+    }
+
+    _remove_old(save, before)
+    for split, group in splits.items():
+        Manifest(group, listing.root).write(save / f"{split}.csv")
+    for split in trials:
+        write_trials(save / f"trials_{split}.txt", trials[split])
+    counts = {
+        split: _count(splits[split], trials.get(split))
+        for split in sorted(splits, key=lambda s: (s != "train", s))
+    }
+    info = {
+        **settings,
+        "data_root": str(listing.root),
+        "stamp": layout.stamp(folder) if layout.stamp else "",
+        "counts": counts,
+        "notes": listing.notes,
+    }
+    text = json.dumps(info, indent=2, ensure_ascii=False, default=str)
+    write_text(save / "prepare.json", text + "\n")
     for note in listing.notes:
         say(note)
     for split, count in counts.items():
         say(f"{split}: " + ", ".join(f"{n} {what}" for what, n in count.items()))
     return Prepared(save, listing.root)
-
-
-@contextmanager
-def _readable_errors(corpus: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        place = f" ({error.filename})" if error.filename else ""
-        raise UserError(
-            f"preparing {corpus} stopped: {error.strerror or error}{place}. Check "
-            "permissions and space, and run it again"
-        ) from error
 
 
 def _complete(layout: Corpus, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -200,10 +188,9 @@ def _is_current(
     before: Mapping[str, Any], settings: Mapping[str, Any], layout: Corpus, folder: Path
 ) -> bool:
     """Whether the settings are the same, and the data as far as a stamp says."""
-    if any(before.get(name) != value for name, value in settings.items()):
-        return False
-    if layout.stamp is None:
-        return True
+    same = all(before.get(name) == value for name, value in settings.items())
+    if layout.stamp is None or not same:
+        return same
     return folder.is_dir() and before.get("stamp") == layout.stamp(folder)
 
 
@@ -279,12 +266,9 @@ def _trials(
 ) -> Trials:
     """The corpus's own trials of a split, checked, or made ones."""
     known = {u.id: u for u in group}
-    if split not in listing.trials:
-        return usable_trials(make_trials(group, seed), split, known)
-    given = listing.trials[split]
+    given = listing.trials.get(split) or make_trials(group, seed)
     trials = usable_trials(given, split, known, left_out, listing.official)
-    lost = len(given) - len(trials)
-    if lost:
+    if lost := len(given) - len(trials):
         listing.notes.append(
             f"{lost} trials of '{split}' need files that were left out"
         )
