@@ -28,7 +28,7 @@ setup:
 
 demo: setup
 	@set -- demo; \
-	[ -z "$$DATA" ] || set -- "$$@" --data "$$DATA"; \
+	[ -z "$$DATA" ] || set -- "$$@" --data-folder "$$DATA"; \
 	[ -z "$$LOSS" ] || set -- "$$@" --loss "$$LOSS"; \
 	$(BIN)/sb-margins "$$@" $(ARGS)
 

@@ -6,40 +6,30 @@ so that ``--help`` is quick.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
 
 from sb_margins import __version__
+from sb_margins.commands import COMMANDS
 from sb_margins.errors import UserError, nearest, printable
-
-COMMANDS = {
-    "demo": ("sb_margins.commands.demo", "train, evaluate, export, verify, end to end"),
-    "losses": ("sb_margins.commands.losses", "the losses: equation, defaults, source"),
-    "prepare": ("sb_margins.commands.prepare", "make manifests and trial lists"),
-    "train": ("sb_margins.commands.train", "train a verifier from a YAML"),
-    "compare": ("sb_margins.commands.compare", "losses side by side: one report"),
-    "plot-loss": ("sb_margins.commands.plot_loss", "draw losses and gradients"),
-    "verify": ("sb_margins.commands.verify", "score trial lists with a model"),
-    "metrics": ("sb_margins.commands.metrics", "EER, minDCF of a score file"),
-    "export": ("sb_margins.commands.export", "results folder to model folder"),
-    "verify-files": ("sb_margins.commands.verify_files", "same voice?"),
-    "enroll": ("sb_margins.commands.enroll", "keep a speaker's voice"),
-    "identify": ("sb_margins.commands.identify", "who is speaking?"),
-    "embed": ("sb_margins.commands.embed", "embeddings of files (npz)"),
-    "doctor": ("sb_margins.commands.doctor", "versions, devices, known traps"),
-}
+from sb_margins.messages import log_to, no_progress
 
 
 def usage() -> str:
     """The help page: one line per command."""
-    lines = ["usage: sb-margins [--debug] COMMAND [options]", ""]
+    lines = ["usage: sb-margins COMMAND [options]", ""]
     lines += [f"  {name:<13} {text}" for name, (_, text) in COMMANDS.items()]
     lines += [
         "",
         "sb-margins COMMAND --help   the options of a command",
         "sb-margins --version        the version",
-        "sb-margins --debug COMMAND  show the traceback of an error",
+        "",
+        "With every command:",
+        "  --quiet          no progress: results, warnings and errors only",
+        "  --log-file FILE  also append what is printed to a file",
+        "  --debug          show the traceback of an error",
     ]
     return "\n".join(lines)
 
@@ -59,8 +49,42 @@ def main(argv: list[str] | None = None) -> int:
         interrupted; a command may return others.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    debug = argv[:1] == ["--debug"]
-    name, *rest = argv[debug:] or ["--help"]
+    with contextlib.ExitStack() as stack:  # the log, if one is asked for
+        try:
+            return _run(_common_options(argv, stack))
+        except KeyboardInterrupt:
+            print("sb-margins: interrupted", file=sys.stderr)
+            return 130
+        except BrokenPipeError:  # ... | head: nobody reads on
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        except (UserError, OSError, UnicodeError) as error:
+            if "--debug" in argv:
+                raise
+            print(f"sb-margins: error: {printable(explain(error))}", file=sys.stderr)
+            return 2
+
+
+def _common_options(argv: list[str], stack: contextlib.ExitStack) -> list[str]:
+    """Obey what every command understands; the words without it."""
+    words = []
+    rest = iter(argv)
+    for word in rest:
+        flag, equals, value = word.partition("=")
+        if flag.replace("_", "-") == "--log-file":
+            value = value if equals else next(rest, "")
+            if not value:
+                raise UserError("--log-file needs the name of a file")
+            stack.enter_context(log_to(value, argv))
+        elif word == "--quiet":
+            stack.enter_context(no_progress())
+        elif word != "--debug":
+            words.append(word)
+    return words
+
+
+def _run(argv: list[str]) -> int:
+    name, *rest = argv or ["--help"]
     if name in ("-h", "--help", "help"):
         print(usage())
         return 0
@@ -69,25 +93,13 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if hasattr(sys.stdout, "reconfigure"):  # lines reach a log or a pipe at once
         sys.stdout.reconfigure(line_buffering=True)
-    try:
-        if name not in COMMANDS:
-            guess = nearest(name, COMMANDS)
-            raise UserError(f"no command '{name}'.{guess} Try: sb-margins --help")
-        command = importlib.import_module(COMMANDS[name][0])
-        status = int(command.main(rest) or 0)
-        sys.stdout.flush()
-        return status
-    except KeyboardInterrupt:
-        print("sb-margins: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # ... | head: nobody reads on
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (UserError, OSError, UnicodeError) as error:
-        if debug:
-            raise
-        print(f"sb-margins: error: {printable(explain(error))}", file=sys.stderr)
-        return 2
+    if name not in COMMANDS:
+        guess = nearest(name, COMMANDS)
+        raise UserError(f"no command '{name}'.{guess} Try: sb-margins --help")
+    command = importlib.import_module(COMMANDS[name][0])
+    status = int(command.main(rest) or 0)
+    sys.stdout.flush()
+    return status
 
 
 def explain(error: Exception) -> str:

@@ -10,6 +10,7 @@ import pytest
 
 from sb_margins import __version__, cli
 from sb_margins.errors import UserError, nearest
+from sb_margins.messages import progress
 
 
 def test_usage_lists_every_command(capsys):
@@ -158,3 +159,34 @@ def test_package_lists_its_public_names():
 def test_nearest_orders_and_joins():
     assert nearest("haam", ["ham", "aam"]).startswith(" Did you mean '")
     assert nearest("zzz", ["ham"]) == ""
+
+
+@pytest.mark.parametrize(
+    "words", ["--log-file {} losses am", "losses am --log_file={}"]
+)
+def test_the_log_holds_what_is_printed(words, tmp_path, capsys):
+    log = tmp_path / "a.log"
+    assert cli.main(words.format(log).split()) == 0
+    assert cli.main(["losses", "--log-file", str(log), "amm"]) == 2
+    printed = capsys.readouterr()
+    text = log.read_text()
+    assert text.count("# 2") == 2 and "sb-margins losses" in text
+    assert printed.out in text and printed.err in text and "error" in printed.err
+
+
+def test_a_log_that_cannot_be_written_is_an_error(capsys):
+    assert cli.main(["losses", "--log-file", "nowhere/a.log"]) == 2
+    assert cli.main(["losses", "--log-file"]) == 2
+    assert "nowhere/a.log: No such file" in capsys.readouterr().err
+
+
+def test_quiet_leaves_out_progress(command, capsys):
+    def main(argv):
+        progress("reading")
+        print("result")
+
+    command(main)
+    assert cli.main(["train", "--quiet"]) == 0
+    assert capsys.readouterr() == ("result\n", "")
+    assert cli.main(["train"]) == 0
+    assert capsys.readouterr().out == "reading\nresult\n"

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from sb_margins.commands.options import Words, parse_known
+from sb_margins.commands.options import Formerly, Words, parse_known
 from sb_margins.errors import UserError
 from sb_margins.files import locked
 
@@ -38,7 +38,7 @@ class CompareSettings:
     """Runs of each, counting up from the YAML's seed."""
     baseline: str = ""
     """A loss or system that the others are compared with; the first loss if empty."""
-    output_folder: Annotated[Path, arg(aliases=["--output"])] = Path("results/compare")
+    output_folder: Annotated[Path, Formerly("output")] = Path("results/compare")
     """Holds the cells, the prepared corpus and the report."""
     jobs: int = 1
     """Runs at a time."""

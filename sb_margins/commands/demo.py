@@ -13,7 +13,7 @@ from typing import Annotated
 
 import tyro
 
-from sb_margins.commands.options import parse_known
+from sb_margins.commands.options import Formerly, parse_known
 from sb_margins.data import Manifest
 from sb_margins.errors import UserError
 from sb_margins.select import hparams_dir
@@ -34,12 +34,12 @@ class DemoSettings:
     Other flags go to the training, e.g. --number-of-epochs 5.
     """
 
-    data_folder: Annotated[str | None, tyro.conf.arg(aliases=["--data"])] = None
+    data_folder: Annotated[str | None, Formerly("data")] = None
     """A folder of speaker/.../audio files, or mini_librispeech; default: synthetic
     voices made on the spot."""
     loss: str = "aam"
     """Which loss (sb-margins losses lists them)."""
-    output_folder: Annotated[str | None, tyro.conf.arg(aliases=["--output"])] = None
+    output_folder: Annotated[str | None, Formerly("output")] = None
     """Where the results go; default: results/..."""
     smallest: tyro.conf.FlagCreatePairsOff[bool] = False
     """Take seconds, for automatic checks."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import dataclass
 from typing import TextIO
@@ -19,6 +20,9 @@ class DoctorSettings:
 
     Exit status: 0 when a run can start, otherwise 1.
     """
+
+    json: bool = False
+    """Print JSON instead."""
 
 
 def show(heading: str, findings: list[Finding], stream: TextIO) -> None:
@@ -39,14 +43,20 @@ def show(heading: str, findings: list[Finding], stream: TextIO) -> None:
 
 
 def main(argv: list[str]) -> int:
+    as_json = False
     if argv:  # tyro may be one of the packages that are missing
         from sb_margins.commands.options import parse
 
-        parse(DoctorSettings, argv, "doctor")
-    bad = 0
-    for heading, findings in examine():
+        as_json = parse(DoctorSettings, argv, "doctor").json
+    examined = list(examine())
+    bad = sum(found.bad for _, findings in examined for found in findings)
+    if as_json:
+        print(
+            json.dumps({name: [f._asdict() for f in found] for name, found in examined})
+        )
+        return 1 if bad else 0
+    for heading, findings in examined:
         show(heading, findings, sys.stdout)
-        bad += sum(found.bad for found in findings)
     things = "1 problem prevents" if bad == 1 else f"{bad} problems prevent"
     print(f"\n{things} a run (see above)" if bad else "\na run can start")
     return 1 if bad else 0

@@ -1,4 +1,4 @@
-"""``sb-margins embed MODEL a.wav ... --out e.npz``: embeddings for other programs."""
+"""``sb-margins embed MODEL a.wav ... --output e.npz``: embeddings as a file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from tyro.conf import Positional, arg
 
 from sb_margins.commands.model import ModelSettings, print_notes
-from sb_margins.commands.options import parse
+from sb_margins.commands.options import Formerly, parse
 from sb_margins.errors import UserError
 
 
@@ -23,18 +23,18 @@ class EmbedSettings(ModelSettings):
 
     files: Annotated[Positional[list[str]], arg(metavar="FILE ...")]
     """Recordings."""
-    out: str = "embeddings.npz"
+    output: Annotated[str, Formerly("out")] = "embeddings.npz"
     """The file to write."""
-    normalize: bool = False
+    normalize: Annotated[bool, Formerly("normalise")] = False
     """Scale embeddings to length 1."""
 
 
 def main(argv: list[str]) -> int:
     """Write embeddings of recordings."""
     settings = parse(EmbedSettings, argv, "embed")
-    out = Path(settings.out)
+    out = Path(settings.output)
     if out.suffix != ".npz":
-        raise UserError(f"--out {out} should end in .npz")
+        raise UserError(f"--output {out} should end in .npz")
     if not out.parent.is_dir():
         raise UserError(f"no such folder: {out.parent}")
     model = settings.load()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -9,7 +10,7 @@ import tyro
 from tyro.conf import Positional, arg
 
 from sb_margins.commands.model import DEFAULT_SET, ModelSettings, print_notes
-from sb_margins.commands.options import parse
+from sb_margins.commands.options import Formerly, parse
 from sb_margins.errors import UserError
 from sb_margins.files import locked
 
@@ -24,7 +25,7 @@ class EnrollSettings(ModelSettings):
         default_factory=list
     )
     """Recordings of the speaker."""
-    set: str = DEFAULT_SET
+    enrolled: Annotated[str, Formerly("set")] = DEFAULT_SET
     """The file that keeps the speakers."""
     replace: bool = False
     """Forget earlier recordings."""
@@ -32,12 +33,14 @@ class EnrollSettings(ModelSettings):
     """Forget the speaker."""
     list_: Annotated[bool, tyro.conf.arg(name="list")] = False
     """Who is enrolled."""
+    json: bool = False
+    """With --list: print JSON, name to number of recordings."""
 
 
 def main(argv: list[str]) -> int:
     """Enroll, list or forget speakers."""
     settings = parse(EnrollSettings, argv, "enroll")
-    name, path = settings.name, settings.set
+    name, path = settings.name, settings.enrolled
     if not settings.list_ and not name:
         raise UserError("enroll needs a NAME and recordings (or --list)")
     if not settings.list_ and bool(settings.files) == settings.remove:
@@ -45,6 +48,9 @@ def main(argv: list[str]) -> int:
     model = settings.load()
     people = model.use_enrolled(path)
     if settings.list_:
+        if settings.json:
+            print(json.dumps({known: people.count(known) for known in people.names}))
+            return 0
         for known in people.names:
             print(f"{known}\t{people.count(known)}")
         return 0

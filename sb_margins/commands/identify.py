@@ -10,7 +10,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from sb_margins.commands.model import DEFAULT_SET, ModelSettings, print_notes
-from sb_margins.commands.options import parse
+from sb_margins.commands.options import Formerly, parse
 from sb_margins.errors import UserError, printable
 
 
@@ -20,9 +20,9 @@ class IdentifySettings(ModelSettings):
 
     files: Annotated[Positional[list[str]], arg(metavar="FILE ...")]
     """Recordings."""
-    set: str = DEFAULT_SET
+    enrolled: Annotated[str, Formerly("set")] = DEFAULT_SET
     """The file that enroll made."""
-    top: int = 3
+    matches: Annotated[int, Formerly("top")] = 3
     """How many speakers to show."""
     threshold: str | None = None
     """eer (default), far1, far0.1 of the model, or a score."""
@@ -33,20 +33,22 @@ class IdentifySettings(ModelSettings):
 def main(argv: list[str]) -> int:
     """Print the enrolled speakers most like each recording."""
     settings = parse(IdentifySettings, argv, "identify")
-    if settings.top < 1:
-        raise UserError("--top must be 1 or more")
-    if not Path(settings.set).is_file():
+    if settings.matches < 1:
+        raise UserError("--matches must be 1 or more")
+    if not Path(settings.enrolled).is_file():
         raise UserError(
-            f"no enrolled speakers in {settings.set}; run sb-margins enroll first"
+            f"no enrolled speakers in {settings.enrolled}; run sb-margins enroll first"
         )
     model = settings.load()
-    if not len(model.use_enrolled(settings.set)):
-        raise UserError(f"nobody is enrolled in {settings.set}")
+    if not len(model.use_enrolled(settings.enrolled)):
+        raise UserError(f"nobody is enrolled in {settings.enrolled}")
     notes: dict[str, list[str]] = {}
     embeddings = model.encode_files(settings.files, notes)
     print_notes(notes)
     for path, embedding in zip(settings.files, embeddings, strict=True):
-        matches = model.identify_embedding(embedding, settings.top, settings.threshold)
+        matches = model.identify_embedding(
+            embedding, settings.matches, settings.threshold
+        )
         best = matches[0]
         if settings.json:
             print(json.dumps({"file": path, "matches": [asdict(m) for m in matches]}))

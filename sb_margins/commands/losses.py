@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -17,11 +18,17 @@ class LossesSettings:
 
     names: Annotated[Positional[tuple[str, ...]], arg(metavar="NAME ...")] = ()
     """Which losses (default: all)."""
+    json: bool = False
+    """Print JSON instead."""
 
 
 def main(argv: list[str]) -> int:
     """Print a paragraph per loss."""
-    wanted = parse(LossesSettings, argv, "losses").names or select.names()
+    options = parse(LossesSettings, argv, "losses")
+    wanted = options.names or select.names()
+    if options.json:
+        print(json.dumps({name: select.scalars(name) for name in wanted}))
+        return 0
     for name in wanted:
         values, settings = select.scalars(name), select.settings(name)
         defaults = ", ".join(f"{k}={v}" for k, v in settings.items()) or "none"

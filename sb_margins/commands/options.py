@@ -3,13 +3,18 @@
 A verb's settings are a dataclass whose defaults and field texts are written once;
 ``parse`` makes flags, positionals and ``--help`` from it (through tyro), and takes a
 YAML file of the same keys as new defaults.
+
+The same word means the same in every verb: ``--data-folder`` (recordings),
+``--output-folder`` (a folder of results) or ``--output`` (one file), ``--model``
+or the first word (a model folder or hub name), ``--set`` (a loss's setting),
+``--json`` (print JSON), ``--device``, ``--precision``, ``--seed``.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
@@ -24,6 +29,13 @@ from tyro.constructors import (
 from sb_margins.errors import UserError, nearest
 
 Settings = TypeVar("Settings")
+
+
+@dataclass(frozen=True)
+class Formerly:
+    """Older spelling of a field, ``Annotated[str, Formerly("out")]``: still read."""
+
+    name: str
 
 
 def _named_files(words: list[str]) -> dict[str, str]:
@@ -112,8 +124,8 @@ def read_yaml(path: str | Path, settings: type) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"{path} should be a mapping of keys to values")
     known = [field.name for field in fields(settings)]
-    aliases = _aliases(settings)
-    values = {aliases.get(str(key), str(key)): value for key, value in values.items()}
+    older = _older_names(settings)
+    values = {older.get(str(key), str(key)): value for key, value in values.items()}
     unknown = [key for key in values if key not in known]
     if unknown:
         hints = "".join(f"\n  {key}{nearest(key, known)}" for key in unknown)
@@ -121,14 +133,29 @@ def read_yaml(path: str | Path, settings: type) -> dict[str, Any]:
     return values
 
 
-def _aliases(settings: type) -> dict[str, str]:
-    """The field of each older name (``tyro.conf.arg(aliases=[...])``)."""
+def _older_names(settings: type) -> dict[str, str]:
+    """The field of each ``Formerly``, with underscores."""
     return {
-        alias.lstrip("-").replace("-", "_"): name
-        for name, hint in get_type_hints(settings, include_extras=True).items()
+        extra.name.replace("-", "_"): field
+        for field, hint in get_type_hints(settings, include_extras=True).items()
         for extra in getattr(hint, "__metadata__", ())
-        for alias in getattr(extra, "aliases", None) or ()
+        if isinstance(extra, Formerly)
     }
+
+
+def _current_spelling(settings: type, argv: Sequence[str]) -> list[str]:
+    """The words with older flags replaced by the current ones, each with a note."""
+    older = _older_names(settings)
+    words = []
+    for word in argv:
+        flag, equals, value = word.partition("=")
+        name = flag[2:].replace("-", "_") if flag.startswith("--") else ""
+        if name in older:
+            new = "--" + older[name].replace("_", "-")
+            print(f"note: {flag} is called {new} now", file=sys.stderr)
+            word = new + equals + value
+        words.append(word)
+    return words
 
 
 def parse_yaml(settings: type[Settings], path: str | Path, verb: str) -> Settings:
@@ -171,7 +198,7 @@ def _cli(settings: type, argv: Sequence[str], verb: str, keywords: dict) -> Any:
     sys.stdout.flush()
     return tyro.cli(
         settings,
-        args=list(argv),
+        args=_current_spelling(settings, argv),
         prog=f"sb-margins {verb}",
         registry=_REGISTRY,
         **keywords,

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from tyro.conf import arg
 
-from sb_margins.commands.options import parse
+from sb_margins.commands.options import Formerly, parse
 from sb_margins.data.corpus import Corpus
 from sb_margins.data.preparation import (
     COMMON,
@@ -26,7 +26,7 @@ class PrepareSettings:
 
     data_folder: Path | None
     """Where the audio is."""
-    output_folder: Annotated[Path, arg(aliases=["--save-folder"])]
+    output_folder: Annotated[Path, Formerly("save-folder")]
     """Where manifests and trial lists go."""
     seed: int = 1986
     """Of splits and trial lists."""

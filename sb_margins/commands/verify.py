@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import torch
-from tyro.conf import arg
 
-from sb_margins.commands.options import Files, Numbers, parse, parse_yaml
+from sb_margins.commands.options import Files, Formerly, Numbers, parse, parse_yaml
 from sb_margins.data.manifest import Manifest
 from sb_margins.data.prepared import Prepared
 from sb_margins.data.trials import Trials, read_trials
@@ -55,7 +54,7 @@ class VerifySettings:
     """A model folder (sb-margins export makes one)."""
     embeddings: str | None = None
     """Instead of a model: an .npz of embeddings (sb-margins embed makes one)."""
-    data_folder: Annotated[str | None, arg(aliases=["--data-root"])] = None
+    data_folder: Annotated[str | None, Formerly("data-root")] = None
     """The folder that the names in the lists are relative to."""
     manifest: list[str] = field(default_factory=list)
     """Or: manifests or prepared folders (of which the trial lists are the default)."""

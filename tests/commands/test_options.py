@@ -11,6 +11,7 @@ from tyro.conf import Positional, arg
 
 from sb_margins.commands.options import (
     Files,
+    Formerly,
     Numbers,
     Words,
     parse,
@@ -145,3 +146,25 @@ def test_optional_settings_look_like_plain_ones(capsys):
     with pytest.raises(SystemExit):
         parse(Optional, ["--help"], "x")
     assert "{None}" not in capsys.readouterr().out
+
+
+@dataclass
+class Renamed:
+    """Settings of which one had another name."""
+
+    data_folder: Annotated[str, Formerly("data-root")] = "."
+    """The recordings."""
+
+
+@pytest.mark.parametrize(
+    "words", ["--data-root x", "--data_root x", "--data-root=x", "--data-folder x"]
+)
+def test_an_older_flag_is_read_with_a_note(words, capsys):
+    assert parse(Renamed, words.split(), "example").data_folder == "x"
+    told = "--data-folder" in capsys.readouterr().err
+    assert told == ("root" in words)
+
+
+def test_an_older_key_of_a_yaml_is_read(tmp_path):
+    (tmp_path / "a.yaml").write_text("data_root: x\n")
+    assert read_yaml(tmp_path / "a.yaml", Renamed) == {"data_folder": "x"}

@@ -121,7 +121,7 @@ def test_stored_embeddings_give_the_scores_of_the_model(
     monkeypatch.chdir(tiny_corpus)
     files = sorted(p.relative_to(tiny_corpus) for p in tiny_corpus.rglob("*.wav"))
     kept = {"saved": out["model_"] / "embeddings.npz", "embed": tmp_path / "e.npz"}
-    argv = ["embed", str(model), *map(str, files), "--out", str(kept["embed"])]
+    argv = ["embed", str(model), *map(str, files), "--output", str(kept["embed"])]
     assert main(argv) == 0
     for name, path in kept.items():
         argv = ["verify", "--embeddings", str(path), "--bootstrap", "0"]

@@ -10,7 +10,8 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[2] / "sb_margins"
 # From the bottom up. A room may import rooms of lower levels, and itself.
 LEVELS = [
-    {"errors", "files", "versions", "precision", "functional", "poincare", "labels"},
+    {"errors", "messages", "files", "versions"},
+    {"precision", "functional", "poincare", "labels"},
     {"audio", "encoder", "similarity", "classifiers", "losses", "tiles"},
     {"heads"},
     {"data", "head", "schedules", "select"},

@@ -107,7 +107,7 @@ class Workspace:
         good, flac = str(self.good), str(folder / "a.flac")
         for words in (
             ["enroll", str(self.model), "ann", good, "--set", str(self.set)],
-            ["embed", str(self.model), good, flac, "--out", str(self.embeddings)],
+            ["embed", str(self.model), good, flac, "--output", str(self.embeddings)],
         ):
             with contextlib.redirect_stdout(io.StringIO()):
                 assert main(words) == 0, words
@@ -240,7 +240,7 @@ def _identify(space: Workspace, rng: random.Random) -> list[str]:
 
 def _embed(space: Workspace, rng: random.Random) -> list[str]:
     out = space.folder / "mutated" / "out.npz"
-    return ["embed", str(space.model), str(_audio(space, rng)), "--out", str(out)]
+    return ["embed", str(space.model), str(_audio(space, rng)), "--output", str(out)]
 
 
 def _verify(space: Workspace, rng: random.Random) -> list[str]:

@@ -56,9 +56,8 @@ def scores_of(folder):
 
 def test_embed_then_verify_scores_as_verify_does(model, corpus):
     """Of the model, of `embed`'s file, and of what `verify --save-embeddings` wrote."""
-    assert (
-        main(["embed", str(model), *corpus, "--out", "e.npz", "--device", "cpu"]) == 0
-    )
+    words = ["embed", str(model), *corpus, "--output", "e.npz", "--device", "cpu"]
+    assert main(words) == 0
     by_model = ["verify", "--model", str(model), "--data-folder", ".", *LISTS]
     assert main([*by_model, "--output-folder", "a", "--save-embeddings"]) == 0
     for kept, out in (("e.npz", "b"), ("a/embeddings.npz", "c")):

@@ -39,7 +39,7 @@ def embed_case(model, files, folder):
     folder.mkdir()
 
     def words(*names):
-        return ["embed", str(model), *names, "--out", str(path)]
+        return ["embed", str(model), *names, "--output", str(path)]
 
     def state():
         with np.load(path) as data:

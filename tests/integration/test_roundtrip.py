@@ -163,7 +163,7 @@ def test_commands(files, tmp_path, capsys, monkeypatch):
     assert cli(["identify", model, one, "--threshold", "2"]) == 0
     assert "nobody enrolled" in capsys.readouterr().out
     assert cli(["enroll", model, "bob", "--remove"]) == 0
-    assert cli(["embed", model, one, two, "--out", "e.npz"]) == 0
+    assert cli(["embed", model, one, two, "--output", "e.npz"]) == 0
     capsys.readouterr()
     with np.load("e.npz") as kept:
         assert kept["ids"].tolist() == [one, two]
@@ -179,7 +179,7 @@ def test_commands(files, tmp_path, capsys, monkeypatch):
         ["enroll", model, "zoe", "--remove"],
         ["identify", model, one, "--set", "nowhere.npz"],
         ["identify", model, one, "--top", "0"],
-        ["embed", model, one, "--out", "nowhere/e.npz"],
+        ["embed", model, one, "--output", "nowhere/e.npz"],
         ["verify-files", model, one, two, "--device", "abacus"],
     ):
         assert cli(words) == 2, words
