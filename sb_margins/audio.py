@@ -210,7 +210,7 @@ def audio_info(path: str | Path, decode: str = "header") -> AudioInfo:
             for block in _blocks(file, path, wanted):
                 count += len(block)
                 peak = max(peak, float(np.ptp(block, axis=0).max()) / 2)
-                checksum = zlib.crc32(_mono(block), checksum)
+                checksum = zlib.crc32(_mono(block).data, checksum)
             return count
 
         if frames > UNKNOWN_FRAMES:  # counted: the header does not say
