@@ -60,16 +60,15 @@ def write_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         yield temporary
-        if not target.exists():
-            temporary.rename(target)
-        elif not _exchange(temporary, target):
+        old = target.with_name(f".{target.name}.old")
+        if target.exists() and not _exchange(temporary, target):
             # Not in one step on this system: a kill here leaves the old folder's
             # content in the one ending in .old.
-            old = target.with_name(f".{target.name}.old")
             shutil.rmtree(old, ignore_errors=True)
             target.rename(old)
+        if not target.exists():
             temporary.rename(target)
-            shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
@@ -152,7 +151,10 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
             if size > max(1 << 28, 64 * os.path.getsize(path)):
                 raise ValueError(f"it unpacks to {size} bytes")
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+            arrays = {name: file[name] for name in file.files}
+        if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+            raise ValueError("a member is not an array")
+        return arrays
     except (
         *(OSError, ValueError, KeyError, EOFError, TypeError, AttributeError),
         *(NotImplementedError, MemoryError, zipfile.BadZipFile, zlib.error),

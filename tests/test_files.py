@@ -6,6 +6,7 @@ import multiprocessing
 
 import pytest
 
+from sb_margins import files
 from sb_margins.errors import UserError
 from sb_margins.files import hash_file, locked, write_text, write_whole
 
@@ -47,6 +48,23 @@ def test_what_a_killed_process_left_is_removed_and_what_a_live_one_writes_is_not
     live.write_text("half")
     write_text(path, "new")
     assert sorted(tmp_path.iterdir()) == [live, path]
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_folder_is_replaced_as_a_whole(tmp_path, monkeypatch, at_once):
+    """Also where two folders cannot be exchanged in one step."""
+    if not at_once:
+        monkeypatch.setattr(files, "_exchange", lambda one, two: False)
+    for text in ("first", "second"):
+        (tmp_path / ".a.old").mkdir()  # of a killed process
+        with files.write_folder(tmp_path / "a") as folder:
+            (folder / text).touch()
+        assert [path.name for path in (tmp_path / "a").iterdir()] == [text]
+        assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    with pytest.raises(ZeroDivisionError), files.write_folder(tmp_path / "a") as folder:
+        raise ZeroDivisionError
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["second"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 def test_hash_is_sha256(tmp_path):

@@ -3,6 +3,7 @@ tells what it measured."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -300,7 +301,9 @@ def export_model(
     )
     with write_folder(target) as folder:
         for name, content in weights.items():
-            torch.save(dict(content), folder / f"{name}.ckpt")
+            data = io.BytesIO()  # a full disk is then an OSError, not one of C++
+            torch.save(dict(content), data)
+            (folder / f"{name}.ckpt").write_bytes(data.getvalue())
         if names:
             _save_labels(names, folder / "label_encoder.ckpt")
         (folder / "README.md").write_text(card, encoding="utf-8")

@@ -83,9 +83,10 @@ class WholeCheckpointer(Checkpointer):
         return self._writing
 
     def _list_checkpoint_dirs(self) -> list[Path]:
-        paths = super()._list_checkpoint_dirs()
+        paths = super()._list_checkpoint_dirs()  # those with a meta file
         whole = [path for path in paths if (path / WHOLE).is_file()]
-        for path in set(paths) - set(whole) - self._half_written:
+        every = {path for path in self.checkpoints_dir.glob("CKPT*") if path.is_dir()}
+        for path in every - set(whole) - self._half_written:
             if if_main_process():
                 logger.warning("%s is half-written: the one before it is used", path)
             self._half_written.add(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -58,6 +59,24 @@ def test_files_of_older_versions_are_read(tmp_path):
         assert found.fingerprint is None and found.similarity is None
 
 
+def _header(shape, descr="<f4"):
+    """The beginning of a .npy file that promises an array."""
+    text = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}}}"
+    padded = text.ljust(117).encode() + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(padded).to_bytes(2, "little") + padded
+
+
+def _rewrite(path, content):
+    """An .npz whose embeddings are these bytes."""
+    np.savez(path, ids=np.array(["a"]), embeddings=np.ones((1, 2)))
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    members["embeddings.npy"] = content
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+
+
 DAMAGED = {
     "text": lambda path: path.write_text("no zip"),
     "empty": lambda path: path.touch(),
@@ -77,6 +96,16 @@ DAMAGED = {
     ),
     "too few": lambda path: np.savez(
         path, ids=np.array(["a"]), embeddings=np.ones((2, 2))
+    ),
+    "no array": lambda path: _rewrite(path, b"hello"),
+    "no size": lambda path: _rewrite(path, _header("(1000000000000, 24)")),
+    "a negative size": lambda path: _rewrite(path, _header("(-1, 24)")),
+    "more than numbers count": lambda path: _rewrite(
+        path, _header(f"({2**62}, {2**62})")
+    ),
+    "no kind": lambda path: _rewrite(path, _header("(2,)", "|V0")),
+    "code": lambda path: _rewrite(
+        path, _header("(2,)", "|O") + b"cos\nsystem\n(S'touch mark'\ntR."
     ),
     "no JSON": lambda path: np.savez(
         path, ids=np.array(["a"]), embeddings=np.ones((1, 2)), similarity=np.array("{")
