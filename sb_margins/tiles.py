@@ -63,10 +63,11 @@ class Buffers:
         self._memory: dict[str, Tensor] = {}
 
     def __call__(self, name: str, rows: int, columns: int) -> Tensor:
-        """An uninitialised [rows, columns]; the first of a name is the largest."""
-        if name not in self._memory:
-            self._memory[name] = self._like.new_empty(rows * columns)
-        return self._memory[name][: rows * columns].view(rows, columns)
+        """An uninitialised [rows, columns]; what was in memory of its name is lost."""
+        size = rows * columns
+        if name not in self._memory or self._memory[name].numel() < size:
+            self._memory[name] = self._like.new_empty(size)
+        return self._memory[name][:size].view(rows, columns)
 
 
 Factors = tuple[Tensor, ...]  # numbers per class, each [n]
@@ -320,7 +321,8 @@ class Tiles:
             torch.mm(grad.t(), left, out=out)
             return
         rows = self.weight[low:high]
-        dright = self.buffers("dright", len(rows), left.shape[1])
+        # the tile's slopes have been used: their place is free
+        dright = self.buffers("slopes", len(rows), left.shape[1])
         torch.mm(grad.t(), left, out=dright)
         self.space.to_weight_(dright, rows, self.factors(low, high), out, self.buffers)
 
