@@ -17,10 +17,17 @@ import numpy as np
 from sb_margins.data.trials import Trials
 from sb_margins.errors import UserError, listed
 from sb_margins.verification.metrics import EER, Metric
-from sb_margins.verification.points import OperatingPoints, as_array, as_scores
+from sb_margins.verification.points import OperatingPoints, as_scores, target_mask
 
 SEED = 1986
 Sides = Sequence[np.ndarray]  # the speaker numbers [N] of both sides of the trials
+
+
+def speakers_by_path(names: Sequence[str]) -> dict[str, str]:
+    """The first part of names like ``id10270/x/1.wav``; none if one has no parts."""
+    if not all("/" in name for name in names):
+        return {}
+    return {name: name.split("/")[0] for name in names}
 
 
 def speakers_of(
@@ -28,39 +35,27 @@ def speakers_of(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The speakers of both sides of each trial, numbered: [N] int64 each.
 
-    ``speakers`` maps each utterance to its speaker. Without it, names like
-    ``id10270/x/1.wav`` begin with their speaker, if the labels agree; of other names,
-    those joined by target trials are one speaker.
+    ``speakers`` maps each utterance to its speaker (that of a model is the one of its
+    first utterance). Without it, the first parts of names are the speakers, if the
+    labels agree; of other names, those joined by target trials are one speaker.
     """
     names, enrol, test = trials.numbered
-    named = _speaker_names(names, trials, speakers)
-    if named is not None:
-        number = {speaker: i for i, speaker in enumerate(dict.fromkeys(named))}
-        group = np.array([number[speaker] for speaker in named])
-        sides = group[enrol], group[test]
-        if speakers is not None or trials.labels is None:
-            return sides
-        if ((sides[0] == sides[1]) == (trials.labels == 1)).all():
-            return sides
-    group = trials.groups()[1]
-    return group[enrol], group[test]
-
-
-def _speaker_names(
-    names: list[str], trials: Trials, speakers: Mapping[str, str] | None
-) -> list[str] | None:
-    """The speaker of each name (of a model: of its first utterance), if known."""
     utterances = [trials.models.get(name, (name,))[0] for name in names]
-    if speakers is not None:
-        unknown = [u for u in utterances if u not in speakers]
+    known = speakers_by_path(utterances) if speakers is None else speakers
+    if known or speakers is not None:
+        unknown = [name for name in utterances if name not in known]
         if unknown:
             raise UserError(
                 f"no speaker is known for {len(unknown)}: {listed(unknown)}"
             )
-        return [speakers[u] for u in utterances]
-    if not all("/" in u for u in utterances):
-        return None
-    return [u.split("/")[0] for u in utterances]
+        number: dict[str, int] = {}
+        group = np.array([number.setdefault(known[u], len(number)) for u in utterances])
+        sides = group[enrol], group[test]
+        believed = speakers is not None or trials.labels is None
+        if believed or ((sides[0] == sides[1]) == trials.labels).all():
+            return sides
+    group = trials.groups()[1]
+    return group[enrol], group[test]
 
 
 @dataclass(frozen=True)
@@ -73,12 +68,9 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Difference:
+class Difference(Interval):
     """System A minus system B on the same trials, with its interval and p-value."""
 
-    value: float
-    low: float
-    high: float
     p_value: float
 
     @property
@@ -91,12 +83,11 @@ class SortedTrials:
     """Scores sorted once, to be counted again with other weights of the speakers."""
 
     def __init__(self, scores: Any, labels: Any, sides: Sides) -> None:
-        score, label = as_scores(scores), as_array(labels).reshape(-1).astype(bool)
-        self.full = full = OperatingPoints.of(score, label)
-        one, two = (np.asarray(side) for side in sides)
-        targets, nontargets = np.flatnonzero(label), np.flatnonzero(~label)
-        targets = targets[np.argsort(score[targets], kind="stable")]
-        nontargets = nontargets[np.argsort(score[nontargets], kind="stable")]
+        self.full = full = OperatingPoints.of(scores, labels)
+        order = np.argsort(as_scores(scores), kind="stable")
+        is_target = target_mask(labels, len(order))[order]
+        targets, nontargets = order[is_target], order[~is_target]
+        one, two = sides
         self.speaker = one[targets]
         self.pair = one[nontargets], two[nontargets]
         # How many sorted trials of each class every threshold rejects.
@@ -135,15 +126,6 @@ def resample(
     Returns the values on all trials [K, M] and on each draw [R, K, M]; a draw of one
     speaker again and again has no non-target trials and is left out.
     """
-    count = as_array(labels).size
-    if any(as_array(scores).size != count for scores in systems):
-        sizes = ", ".join(str(as_array(scores).size) for scores in systems)
-        raise UserError(f"{sizes} scores for {count} labels: give the same trials")
-    if len(sides) != 2 or any(np.asarray(side).shape != (count,) for side in sides):
-        raise UserError(
-            f"speakers must be two arrays of {count} numbers (one per trial and side), "
-            "as speakers_of gives them"
-        )
     if replicates < 2:
         raise UserError(f"a bootstrap needs at least 2 replicates, not {replicates}")
     speakers = 1 + max(int(np.max(side)) for side in sides)

@@ -15,15 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from sb_margins.errors import UserError
+from sb_margins.errors import UserError, listed
 from sb_margins.files import read_text, write_text
 from sb_margins.verification.points import (
-    as_array,
     as_scores,
     prior_costs,
     split_scores,
+    target_mask,
 )
-from sb_margins.verification.scoring import Indexed
 
 
 @dataclass(frozen=True)
@@ -44,12 +43,11 @@ class Calibration:
         cls,
         scores: Any,
         labels: Any,
-        quality: np.ndarray | None = None,
+        quality: Mapping[str, np.ndarray] | None = None,
         *,
-        measures: Sequence[str] = (),
         p_target: float = 0.05,
     ) -> Calibration:
-        """Fit on development trials: scores [N], labels [N], quality [N, M].
+        """Fit on development trials: scores [N], labels [N], quality measures [N].
 
         Classes are weighted as if targets had the prior ``p_target``: there the map is
         best. Raises when larger scores do not mean the same speaker.
@@ -57,14 +55,13 @@ class Calibration:
         from sklearn.linear_model import LogisticRegression
 
         target, nontarget = split_scores(scores, labels)
-        prior_costs(p_target, 1.0, 1.0)
-        columns = _columns(scores, quality, len(measures))
-        label = as_array(labels).reshape(-1).astype(bool)
-        weight = np.where(
-            label, p_target / target.size, (1 - p_target) / nontarget.size
-        ) * len(label)
+        miss, fa = prior_costs(p_target)
+        measures = tuple(quality or ())
+        columns = _columns(scores, quality, measures)
+        label = target_mask(labels, len(columns))
+        weight = np.where(label, miss / target.size, fa / nontarget.size) * len(label)
         centre, scale = columns.mean(axis=0), columns.std(axis=0)
-        scale[scale < 1e-12] = 1.0
+        scale[scale < 1e-12] = np.inf  # a constant has no weight
         # A little ridge keeps separable trials from infinite weights.
         model = LogisticRegression(C=1e4, max_iter=1000, tol=1e-8)
         model.fit((columns - centre) / scale, label, sample_weight=weight)
@@ -74,15 +71,14 @@ class Calibration:
                 "the calibration found that larger scores mean different speakers. "
                 "Check the labels (1 = same speaker) and the similarity"
             )
-        logit = np.log(p_target / (1 - p_target))
-        bias = model.intercept_[0] - weights @ centre - logit
-        return cls(
-            float(bias), tuple(map(float, weights)), tuple(measures), float(p_target)
-        )
+        bias = model.intercept_[0] - weights @ centre - np.log(miss / fa)
+        return cls(float(bias), tuple(map(float, weights)), measures, float(p_target))
 
-    def apply(self, scores: Any, quality: np.ndarray | None = None) -> np.ndarray:
-        """Scores [N] (and quality [N, M]) to log-likelihood ratios [N], in nats."""
-        columns = _columns(scores, quality, len(self.measures))
+    def apply(
+        self, scores: Any, quality: Mapping[str, np.ndarray] | None = None
+    ) -> np.ndarray:
+        """Scores [N] (and quality measures) to log-likelihood ratios [N], in nats."""
+        columns = _columns(scores, quality, self.measures)
         return columns @ np.array(self.weights) + self.bias
 
     def save(self, path: str | Path) -> None:
@@ -104,50 +100,13 @@ class Calibration:
             raise UserError(f"cannot read a calibration from {path}: {error}") from None
 
 
-def _columns(scores: Any, quality: np.ndarray | None, measures: int) -> np.ndarray:
-    score = as_scores(scores).astype(np.float64)[:, None]
-    if quality is None:
-        quality = np.empty((len(score), 0))
-    quality = np.asarray(quality, np.float64)
-    if quality.shape != (len(score), measures):
-        raise UserError(
-            f"quality measures have shape {list(quality.shape)}, expected "
-            f"[{len(score)}, {measures}]: one row per trial, one column per name"
-        )
-    if not np.isfinite(quality).all():
-        raise UserError("some quality measures are NaN or infinite")
-    return np.concatenate([score, quality], axis=1)
-
-
-def quality_measures(
-    index: Indexed,
-    *,
-    seconds: Mapping[str, float] | None = None,
-    magnitude: bool = True,
-    cohort_mean: np.ndarray | None = None,
-) -> tuple[np.ndarray, list[str]]:
-    """How hard a trial is: the smaller and the larger value of both sides.
-
-    ``seconds`` are durations by name (of a model: their sum) and the magnitude is the
-    length of the embedding, both as logarithms; ``cohort_mean`` [U] is the mean cohort
-    score of each row of the ``index``. Returns [N, M] and the names of the M columns.
-    """
-    sources: dict[str, np.ndarray] = {}
-    if seconds is not None:
-        unknown = [name for name in index.names if name not in seconds]
-        if unknown:
-            raise UserError(f"no duration is known for {len(unknown)} utterances")
-        durations = np.array([seconds[name] for name in index.names], np.float64)
-        sources["log seconds"] = np.log(np.maximum(durations, 1e-3))
-    if magnitude:
-        norms = np.linalg.norm(index.matrix.astype(np.float64), axis=1)
-        sources["log magnitude"] = np.log(np.maximum(norms, 1e-12))
-    if cohort_mean is not None:
-        sources["cohort mean"] = np.asarray(cohort_mean, np.float64)
-    columns, names = [], []
-    for name, values in sources.items():
-        sides = values[index.enrol], values[index.test]
-        columns += [np.minimum(*sides), np.maximum(*sides)]
-        names += [f"{name}, smaller", f"{name}, larger"]
-    stacked = np.stack(columns, 1) if columns else np.empty((len(index.enrol), 0))
-    return stacked, names
+def _columns(
+    scores: Any, quality: Mapping[str, np.ndarray] | None, measures: Sequence[str]
+) -> np.ndarray:
+    """[N, 1 + M] float64: scores and the named quality measures."""
+    given = quality or {}
+    missing = [name for name in measures if name not in given]
+    if missing:
+        raise UserError(f"the calibration needs quality measures: {listed(missing)}")
+    columns = [as_scores(scores), *(as_scores(given[name]) for name in measures)]
+    return np.stack(columns, axis=1).astype(np.float64)

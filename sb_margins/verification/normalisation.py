@@ -33,6 +33,13 @@ CELLS = 6_000_000
 FLAT = 1e-7
 
 
+def draw_cohort(count: int, wanted: int, seed: int) -> np.ndarray:
+    """Sorted rows of a cohort: so many of ``count``, or all where that is 0 or more."""
+    if not 0 < wanted < count:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(seed).choice(count, wanted, replace=False))
+
+
 def speaker_means(
     embeddings: Embeddings, speakers: Mapping[str, str], similarity: Any = None
 ) -> np.ndarray:
@@ -41,13 +48,10 @@ def speaker_means(
     if unknown:
         raise UserError(f"no speaker is known for {len(unknown)} of the cohort")
     names = np.array([speakers[name] for name in embeddings.ids])
-    rows, centre = (
-        torch.from_numpy(embeddings.matrix),
-        similarity_from(similarity).centre,
-    )
-    order = torch.from_numpy(np.argsort(names, kind="stable"))
+    rows = torch.from_numpy(embeddings.matrix[np.argsort(names, kind="stable")])
     counts = np.unique(names, return_counts=True)[1].tolist()
-    return torch.stack([centre(r) for r in rows[order].split(counts)]).float().numpy()
+    centre = similarity_from(similarity).centre
+    return torch.stack([centre(some) for some in rows.split(counts)]).float().numpy()
 
 
 class Normaliser:

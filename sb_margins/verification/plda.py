@@ -8,6 +8,7 @@ on the trials' pairs alone is one matrix product over utterances and one sum per
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -67,6 +68,10 @@ class PLDASimilarity(Similarity):
     def centre(self, rows: Tensor) -> Tensor:
         """The mean of the embeddings."""
         return rows.mean(dim=0)
+
+    def settings(self) -> dict[str, Any]:
+        """Its name; it cannot be made from that."""
+        return {"name": "PLDA"}
 
 
 def train_plda(

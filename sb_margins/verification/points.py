@@ -15,48 +15,51 @@ from typing import Any
 
 import numpy as np
 
-from sb_margins.errors import UserError, nearest
+from sb_margins.errors import UserError, listed, nearest
 
 EER_METHODS = ("mean", "rocch")
 
 
 def as_array(values: Any) -> np.ndarray:
-    """A numpy array of an array, a list or a tensor (bf16 and half become float32)."""
+    """[N] numbers of an array, a list or a tensor (bf16 and half become float32)."""
     if hasattr(values, "detach"):
         values = values.detach().cpu()
         if values.is_floating_point() and values.element_size() < 4:
             values = values.float()
-        values = values.numpy()
-    return np.asarray(values)
+    return np.asarray(values).ravel()
 
 
 def as_scores(scores: Any) -> np.ndarray:
     """[N] finite floats: float32 stays float32, all else becomes float64."""
-    score = as_array(scores).reshape(-1)
+    score = as_array(scores)
     if score.dtype != np.float32:
         score = score.astype(np.float64)
     bad = np.flatnonzero(~np.isfinite(score))
     if bad.size:
-        where = ", ".join(map(str, bad[:5])) + (", ..." if bad.size > 5 else "")
         raise UserError(
-            f"{bad.size} of {score.size} scores are NaN or infinite (at index {where}, "
-            "from 0). A broken model or silent audio makes them: find the cause, do "
-            "not drop them"
+            f"{bad.size} of {score.size} scores are NaN or infinite, at index "
+            f"{listed(bad.astype(str).tolist())}, from 0. A broken model or silent "
+            "audio makes them: find the cause, do not drop them"
         )
     return score
 
 
+def target_mask(labels: Any, count: int) -> np.ndarray:
+    """[count] bool, of 1 for target and 0 for non-target trials."""
+    label = as_array(labels)
+    if label.size != count:
+        raise UserError(f"{count} scores but {label.size} labels: give one each")
+    odd = label[~np.isin(label, (0, 1))]
+    if odd.size:
+        found = listed(np.unique(odd).astype(str).tolist())
+        raise UserError(f"labels must be 1 (target) or 0 (non-target), found {found}")
+    return label.astype(bool)
+
+
 def split_scores(scores: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
     """Scores of target trials [P] and of non-target trials [Q], checked."""
-    score, label = as_scores(scores), as_array(labels).reshape(-1)
-    if score.size != label.size:
-        raise UserError(f"{score.size} scores but {label.size} labels: give one each")
-    if label.dtype != bool:
-        valid = np.isin(label, (0, 1))
-        if not valid.all():
-            odd = np.unique(label[~valid])[:3].tolist()
-            raise UserError(f"labels must be 1 (target) or 0 (non-target), found {odd}")
-        label = label.astype(bool)
+    score = as_scores(scores)
+    label = target_mask(labels, score.size)
     target, nontarget = score[label], score[~label]
     if not target.size or not nontarget.size:
         raise UserError(
@@ -67,7 +70,9 @@ def split_scores(scores: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
     return target, nontarget
 
 
-def prior_costs(p_target: float, c_miss: float, c_fa: float) -> tuple[float, float]:
+def prior_costs(
+    p_target: float, c_miss: float = 1.0, c_fa: float = 1.0
+) -> tuple[float, float]:
     """Cost times prior of a miss and of a false alarm, checked."""
     if not 0 < p_target < 1:
         raise UserError(f"p_target must lie between 0 and 1, not {p_target}")
@@ -129,17 +134,16 @@ class OperatingPoints:
         order = np.argsort(score, kind="stable")
         is_target = order < target.size
         score = score[order]
-        del order
         last = np.flatnonzero(np.append(score[1:] != score[:-1], True))
-        small = np.int32 if score.size < 2**31 else np.int64
+        small = np.int32 if score.size <= np.iinfo(np.int32).max else np.int64
         misses = np.cumsum(is_target, dtype=small)[last]
         false_alarms = (nontarget.size - 1 - last + misses).astype(small)
         return cls(
             np.concatenate([[-np.inf], score[last]]).astype(score.dtype),
             np.concatenate([[0], misses]).astype(small),
             np.concatenate([[nontarget.size], false_alarms]).astype(small),
-            int(target.size),
-            int(nontarget.size),
+            target.size,
+            nontarget.size,
         )
 
     # -- EER --------------------------------------------------------------------
@@ -149,47 +153,31 @@ class OperatingPoints:
         fa, miss = self.false_alarms.astype(np.int64), self.misses.astype(np.int64)
         return fa * self.targets - miss * self.nontargets
 
-    def _smallest_gap(self) -> np.ndarray:
-        """The one or two points with the smallest abs(FAR - FRR)."""
-        gap = self._gap()
-        # It falls from above 0 to below 0: the smallest sizes are at that change.
-        after = int(np.searchsorted(-gap, 0, side="left"))
-        near = np.array([after - 1, after])
-        size = np.abs(gap[near])
-        return near[size == size.min()]
+    def _nearest(self) -> tuple[int, int]:
+        """The first and the last point with the smallest abs(FAR - FRR)."""
+        size = np.abs(self._gap())
+        return int(size.argmin()), size.size - 1 - int(size[::-1].argmin())
 
     def eer(self, method: str = "mean") -> float:
         """The equal error rate; see ``sb_margins.verification.metrics.eer``."""
-        if method == "rocch":
-            return self._eer_rocch()
+        if method == "rocch":  # where the hull meets FAR = FRR
+            misses = np.interp(0, -self._gap()[self.hull], self.misses[self.hull])
+            return float(misses / self.targets)
         if method != "mean":
             raise UserError(
                 f"no EER method '{method}'.{nearest(method, EER_METHODS)} "
                 f"There are: {', '.join(EER_METHODS)}"
             )
-        best = self._smallest_gap()
-        twice = sum(
-            self.false_alarms[k].item() * self.targets
-            + self.misses[k].item() * self.nontargets
-            for k in best
+        errors = sum(
+            int(self.false_alarms[k]) * self.targets
+            + int(self.misses[k]) * self.nontargets
+            for k in self._nearest()
         )
-        return twice / (2 * self.targets * self.nontargets * len(best))
-
-    def _eer_rocch(self) -> float:
-        """Where the hull's segment with the change of sign meets FAR = FRR."""
-        at = self.hull
-        gap = self._gap()[at]
-        after = int(np.searchsorted(-gap, 0, side="left"))
-        if gap[after] == 0:
-            return self.misses[at[after]].item() / self.targets
-        left, right = at[after - 1], at[after]
-        share = gap[after - 1] / (gap[after - 1] - gap[after])
-        step = float(self.misses[right]) - float(self.misses[left])
-        return float((float(self.misses[left]) + share * step) / self.targets)
+        return errors / (4 * self.targets * self.nontargets)
 
     def eer_threshold(self) -> float:
         """The lowest threshold with the smallest abs(FAR - FRR)."""
-        return self.cut(int(self._smallest_gap()[0]))
+        return self.cut(self._nearest()[0])
 
     def far_threshold(self, far: float) -> float:
         """The lowest threshold with at most this share of false alarms."""
@@ -222,9 +210,8 @@ class OperatingPoints:
     def act_dcf(self, p_target: float, c_miss: float = 1.0, c_fa: float = 1.0) -> float:
         """Cost of the Bayes decision; see ``sb_margins.verification.metrics``."""
         miss, fa = prior_costs(p_target, c_miss, c_fa)
-        # The highest threshold at or below log(fa / miss).
-        at = np.searchsorted(self.thresholds, np.log(fa / miss), side="right") - 1
-        return float(self.costs(p_target, c_miss, c_fa)[at])
+        rejected = self.thresholds <= np.log(fa / miss)
+        return float(self.costs(p_target, c_miss, c_fa)[rejected][-1])
 
     # -- log-likelihood ratios --------------------------------------------------
 

@@ -56,6 +56,12 @@ def figures(
     return row
 
 
+def interval_notes(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A line that says what the intervals in rows of ``figures`` are, if there are."""
+    kinds = sorted({row["interval"] for row in rows.values() if "interval" in row})
+    return [f"[low, high]: {'; '.join(kinds)}"] if kinds else []
+
+
 def marked_thresholds(
     scores: np.ndarray, labels: np.ndarray, p_targets: Sequence[float]
 ) -> dict[str, float]:

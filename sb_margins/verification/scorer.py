@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from sb_margins.data.trials import Trials
-from sb_margins.verification.calibration import quality_measures
+from sb_margins.errors import UserError
+from sb_margins.similarity import Similarity
+from sb_margins.verification.calibration import Calibration
 from sb_margins.verification.embeddings import Embeddings
 from sb_margins.verification.normalisation import Normaliser
 from sb_margins.verification.scoring import index_trials, model_name, score_trials
+
+UNITS = {
+    "PLDA": "PLDA score (log-likelihood ratio, nats)",
+    "poincare": "negative Poincaré distance",
+}
 
 
 @dataclass
@@ -20,11 +26,16 @@ class Scorer:
     """How embeddings become scores: similarity, mean to subtract, normalisation."""
 
     embeddings: Embeddings
-    similarity: Any
-    name: str
-    device: str
+    similarity: Similarity
+    device: str = "cpu"
     mean: np.ndarray | None = None
     normaliser: Normaliser | None = None
+
+    @property
+    def name(self) -> str:
+        """The similarity and what is subtracted, for a table."""
+        name = self.similarity.settings()["name"]
+        return name if self.mean is None else f"{name}, mean subtracted"
 
     @property
     def normalisation(self) -> str:
@@ -37,11 +48,7 @@ class Scorer:
             return "log-likelihood ratio (nats)"
         if self.normaliser:
             return f"{self.normaliser.method}-norm score (cohort standard deviations)"
-        known = {
-            "PLDA": "PLDA score (log-likelihood ratio, nats)",
-            "poincare": "negative Poincaré distance",
-        }
-        return known.get(self.name, self.name)
+        return UNITS.get(self.name, self.name)
 
     def score(self, trials: Trials) -> np.ndarray:
         """[N] scores of a list."""
@@ -54,20 +61,53 @@ class Scorer:
             device=self.device,
         )
 
-    def quality(
-        self, trials: Trials, measures: Sequence[str]
-    ) -> tuple[np.ndarray, list[str]]:
-        """[N, M] quality measures of a list, and their names."""
-        index = index_trials(self.embeddings, trials, self.similarity)
-        seconds = dict(self.embeddings.seconds)
-        for name, members in trials.models.items():
-            seconds[model_name(name)] = sum(seconds.get(m, 0.0) for m in members)
-        cohort_mean = None
-        if "cohort" in measures and self.normaliser is not None:
-            cohort_mean = self.normaliser.cohort_means(index.names)
-        return quality_measures(
-            index,
-            seconds=seconds if "duration" in measures else None,
-            magnitude="magnitude" in measures,
-            cohort_mean=cohort_mean,
+    def calibrate(
+        self,
+        lists: Mapping[str, Trials],
+        scores: Mapping[str, np.ndarray],
+        dev: str,
+        measures: Collection[str] = (),
+        p_target: float = 0.05,
+    ) -> tuple[Calibration, dict[str, np.ndarray]]:
+        """A map fitted on the list ``dev``, and the log-likelihood ratios of all."""
+        quality = {name: self.quality(lists[name], measures) for name in lists}
+        calibration = Calibration.fit(
+            scores[dev], lists[dev].labels, quality[dev], p_target=p_target
         )
+        llrs = {name: calibration.apply(scores[name], quality[name]) for name in lists}
+        return calibration, llrs
+
+    def quality(
+        self, trials: Trials, measures: Collection[str]
+    ) -> dict[str, np.ndarray]:
+        """How hard a trial is: the smaller and the larger value [N] of both sides.
+
+        ``duration`` (of a model: the sum) and ``magnitude`` (the embedding's length)
+        as logarithms; ``cohort``: the mean cohort score.
+        """
+        if not measures:
+            return {}
+        index = index_trials(self.embeddings, trials, self.similarity)
+        values: dict[str, np.ndarray] = {}
+        if "duration" in measures:
+            seconds = dict(self.embeddings.seconds)
+            for name, members in trials.models.items():
+                seconds[model_name(name)] = sum(seconds.get(m, 0.0) for m in members)
+            unknown = [name for name in index.names if name not in seconds]
+            if unknown:
+                raise UserError(f"no duration is known for {len(unknown)} utterances")
+            durations = np.array([seconds[name] for name in index.names])
+            values["log seconds"] = np.log(np.maximum(durations, 1e-3))
+        if "magnitude" in measures:
+            norms = np.linalg.norm(index.matrix.astype(np.float64), axis=1)
+            values["log magnitude"] = np.log(np.maximum(norms, 1e-12))
+        if "cohort" in measures:
+            if self.normaliser is None:
+                raise UserError("the quality measure cohort needs a normalisation")
+            values["cohort mean"] = self.normaliser.cohort_means(index.names)
+        columns = {}
+        for name, value in values.items():
+            sides = value[index.enrol], value[index.test]
+            columns[f"{name}, smaller"] = np.minimum(*sides)
+            columns[f"{name}, larger"] = np.maximum(*sides)
+        return columns

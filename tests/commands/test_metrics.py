@@ -74,7 +74,7 @@ def test_labels_from_a_list(tmp_path, capsys):
 def test_wrong_settings(files, capsys):
     with pytest.raises(UserError, match="no score files"):
         main([])
-    with pytest.raises(UserError, match="at least 2 replicates"):
+    with pytest.raises(UserError, match="or at least 2"):
         main([str(files / "good.txt"), "--bootstrap", "1"])
     with pytest.raises(SystemExit):
         main([str(files / "good.txt"), str(files / "good.txt")])

@@ -186,8 +186,6 @@ def test_speakers_from_manifest_path_or_targets():
 
 def test_wrong_settings_are_told():
     scores, labels, sides = corpus(0, speakers=4)
-    with pytest.raises(UserError, match="two arrays"):
-        bootstrap(scores, labels, (sides[0],), [EER])
     with pytest.raises(UserError, match="replicates"):
         bootstrap(scores, labels, sides, [EER], replicates=1)
     assert bootstrap(scores, labels, sides, [EER], replicates=2)
@@ -196,5 +194,5 @@ def test_wrong_settings_are_told():
             bootstrap(scores, labels, sides, [EER], confidence=confidence)
     with pytest.raises(UserError, match="two speakers"):
         bootstrap(scores, labels, (sides[0] * 0, sides[1] * 0), [EER])
-    with pytest.raises(UserError, match="same trials"):
+    with pytest.raises(UserError, match="scores but .* labels"):
         paired_bootstrap(scores, scores[1:], labels, sides)

@@ -10,8 +10,7 @@ import torch
 
 from sb_margins.errors import UserError
 from sb_margins.verification import metrics
-from sb_margins.verification.calibration import Calibration, quality_measures
-from sb_margins.verification.scoring import Indexed
+from sb_margins.verification.calibration import Calibration
 
 
 def llrs(seed: int, count: int = 20_000):
@@ -39,11 +38,11 @@ def test_quality_measures_help_when_short_trials_are_noisier():
         labels = rng.random(count) < 0.5
         short = rng.random(count) < 0.5
         scores = np.where(labels, 1.0, -1.0) - 2.0 * short  # short scores are low
-        return scores + rng.standard_normal(count), labels, short[:, None] * 1.0
+        return scores + rng.standard_normal(count), labels, {"short": short * 1.0}
 
     scores, labels, quality = make(5000)
     plain = Calibration.fit(scores, labels)
-    told = Calibration.fit(scores, labels, quality, measures=["short"])
+    told = Calibration.fit(scores, labels, quality)
     scores, labels, quality = make(5000)
     assert metrics.cllr(told.apply(scores, quality), labels) < 0.85 * metrics.cllr(
         plain.apply(scores), labels
@@ -63,12 +62,10 @@ def test_no_other_map_is_better_at_the_prior(p_target):
     labels = rng.random(4000) < 0.3
     scores = rng.standard_normal(4000) + np.where(labels, 1.5, -0.5)
     scores[labels] += rng.exponential(1, labels.sum())  # so that the prior matters
-    quality = np.stack([rng.standard_normal(4000), np.full(4000, 7.0)], axis=1)
-    fitted = Calibration.fit(
-        scores, labels, quality, measures=["noise", "constant"], p_target=p_target
-    )
+    quality = {"noise": rng.standard_normal(4000), "constant": np.full(4000, 7.0)}
+    fitted = Calibration.fit(scores, labels, quality, p_target=p_target)
     assert fitted.p_target == p_target and fitted.measures == ("noise", "constant")
-    assert abs(fitted.weights[2]) < 0.05
+    assert fitted.weights[2] == 0
     given = scores, labels, quality, p_target
     least = weighted_cross_entropy(fitted, *given)
     for step in (-0.02, 0.02):
@@ -94,6 +91,22 @@ def test_the_scale_of_scores_does_not_matter(scale):
     assert other.weights[0] * scale == pytest.approx(one.weights[0], rel=1e-4)
 
 
+def test_the_map_is_that_of_a_plain_regression():
+    """Against scikit-learn's own weighting of classes, on the scores as they are."""
+    from sklearn.linear_model import LogisticRegression
+
+    scores, labels = llrs(5, 2000)
+    for p in (0.05, 0.4):
+        weight = {True: p / labels.sum(), False: (1 - p) / (~labels).sum()}
+        weight = {label: len(labels) * share for label, share in weight.items()}
+        plain = LogisticRegression(C=1e9, class_weight=weight, tol=1e-10)
+        plain.fit(scores[:, None], labels)
+        fitted = Calibration.fit(scores, labels, p_target=p)
+        assert fitted.weights[0] == pytest.approx(plain.coef_[0, 0], rel=1e-3)
+        expected = plain.intercept_[0] - np.log(p / (1 - p))
+        assert fitted.bias == pytest.approx(expected, abs=2e-3)
+
+
 def test_the_prior_is_5_percent_unless_given():
     scores, labels = llrs(4, 300)
     fitted = Calibration.fit(scores, labels)
@@ -109,8 +122,9 @@ def test_tensors_of_any_precision():
 
 def test_a_map_by_hand(tmp_path):
     fitted = Calibration(-1.0, (2.0, 0.5), ("m",), 0.1)
-    assert fitted.apply([0.5, 1.0], np.array([[2.0], [4.0]])).tolist() == [1.0, 3.0]
-    with pytest.raises(UserError, match=r"expected \[2, 1\]"):
+    quality = {"other": np.array([9.0, 9.0]), "m": np.array([2.0, 4.0])}
+    assert fitted.apply([0.5, 1.0], quality).tolist() == [1.0, 3.0]
+    with pytest.raises(UserError, match="needs quality measures: m$"):
         fitted.apply([0.5, 1.0])
 
 
@@ -118,32 +132,6 @@ def test_separable_trials_stay_finite():
     fitted = Calibration.fit([5.0, 4.0, 1.0, 0.0], [1, 1, 0, 0])
     assert np.isfinite(fitted.apply([5.0, 0.0])).all()
     assert fitted.apply([5.0])[0] > 0 > fitted.apply([0.0])[0]
-
-
-def test_measures_are_of_both_sides():
-    matrix = np.array([[3.0, 4.0], [0.6, 0.8], [6.0, 8.0]], np.float32)
-    index = Indexed(matrix, ["a", "b", "c"], np.array([0, 2]), np.array([1, 0]))
-    quality, names = quality_measures(
-        index,
-        seconds={"a": 1.0, "b": np.e, "c": 1.0},
-        cohort_mean=np.array([0.1, 0.2, 0.3]),
-    )
-    assert names[0] == "log seconds, smaller" and len(names) == 6
-    swapped = Indexed(matrix, index.names, index.test, index.enrol)
-    again, _ = quality_measures(
-        swapped,
-        seconds={"a": 1.0, "b": np.e, "c": 1.0},
-        cohort_mean=np.array([0.1, 0.2, 0.3]),
-    )
-    np.testing.assert_array_equal(quality, again)
-    np.testing.assert_allclose(quality[0], [0, 1, 0, np.log(5), 0.1, 0.2], atol=1e-6)
-    tiny = Indexed(np.zeros((1, 2), np.float32), ["z"], np.array([0]), np.array([0]))
-    quality, _ = quality_measures(tiny, seconds={"z": 0.0})
-    np.testing.assert_allclose(quality[0], np.log([1e-3, 1e-3, 1e-12, 1e-12]))
-    none, names = quality_measures(index, magnitude=False)
-    assert none.shape == (2, 0) and names == []
-    with pytest.raises(UserError, match="no duration is known for 3"):
-        quality_measures(index, seconds={})
 
 
 def test_files(tmp_path):
@@ -159,11 +147,9 @@ def test_wrong_input_is_told():
     scores, labels = llrs(0, 100)
     with pytest.raises(UserError, match="larger scores mean different speakers"):
         Calibration.fit(-scores, labels)
-    with pytest.raises(UserError, match=r"expected \[100, 1\]"):
-        Calibration.fit(scores, labels, np.ones((100, 2)), measures=["a"])
     with pytest.raises(UserError, match="p_target"):
         Calibration.fit(scores, labels, p_target=0)
     with pytest.raises(UserError, match="NaN"):
-        Calibration.fit(scores, labels, np.full((100, 1), np.nan), measures=["a"])
+        Calibration.fit(scores, labels, {"a": np.full(100, np.nan)})
     with pytest.raises(UserError, match="non-target"):
         Calibration.fit(scores, np.ones(100))

@@ -149,6 +149,13 @@ def test_tensors_lists_and_half_precision():
     assert metrics.eer([1.0, 1.0 + 1e-12], [0, 1]) == 0.0
 
 
+@pytest.mark.parametrize("given", ["float32", "float64", "float16", "int32", "int8"])
+def test_scores_keep_their_precision(given):
+    points = metrics.OperatingPoints.of(np.array([2, 0, 1], given), [1, 0, 0])
+    assert points.thresholds.dtype == (given if given == "float32" else "float64")
+    assert points.thresholds.tolist() == [-np.inf, 0, 1, 2]
+
+
 def test_input_is_left_alone():
     scores, labels = np.array([3.0, 1.0, 2.0]), np.array([1, 0, 0])
     metrics.summary(scores, labels)
@@ -158,13 +165,13 @@ def test_input_is_left_alone():
 @pytest.mark.parametrize(
     "scores, labels, told",
     [
-        ([0.1, np.nan, np.inf, 0.2], [1, 0, 1, 0], "2 of 4 .* 1, 2"),
+        ([0.1, np.nan, np.inf, 0.2], [1, 0, 1, 0], "2 of 4 .* 1, 2, from 0"),
         ([0.1, -np.inf], [1, 0], "1 of 2"),
         ([0.1, 0.2], [1, 1], "2 target and 0 non-target"),
         ([0.1, 0.2], [0, 0], "0 target and 2 non-target"),
         ([], [], "0 target and 0 non-target"),
         ([0.1, 0.2, 0.3], [1, 0], "3 scores but 2 labels"),
-        ([0.1, 0.2], [1, 2], r"found \[2\]"),
+        ([0.1, 0.2], [1, 2], "found 2$"),
     ],
 )
 def test_broken_input_is_told(scores, labels, told):
@@ -216,6 +223,9 @@ def test_thresholds_between_neighbouring_floats_and_at_the_ends():
     points = metrics.OperatingPoints.of([high, low], [1, 0])
     assert points.cut(1) == low and points.cut(2) == high
     assert points.cut(0) < low and points.cut(0) == np.nextafter(low, 0)
+    # Here the middle is rounded up, to the next score.
+    points = metrics.OperatingPoints.of([np.nextafter(high, 2), high], [1, 0])
+    assert points.cut(1) == high
     assert metrics.threshold_at([3.0, 1.0, 2.0], [1, 0, 0], far=1) == np.nextafter(1, 0)
     assert metrics.threshold_at([3.0, 1.0, 2.0], [1, 0, 0], far=0) == 2.5
 
@@ -250,17 +260,20 @@ def test_actual_cost_by_hand():
 
 def test_defaults_are_the_usual_costs():
     scores, labels = [0.9, 0.2, 0.8, 0.1], [1, 1, 0, 0]
+    points = metrics.OperatingPoints.of(scores, labels)
     for name in ("min_dcf", "act_dcf"):
         cost = getattr(metrics, name)
         expected = cost(scores, labels, p_target=0.01, c_miss=1.0, c_fa=1.0)
         assert cost(scores, labels) == expected
+    for name in ("min_dcf", "act_dcf", "min_dcf_threshold"):
+        for p in (0.01, 0.3, 0.5, 0.7):
+            method = getattr(points, name)
+            assert method(p) == method(p, 1.0, 1.0)
 
 
 def test_messages_name_a_few_of_many():
-    scores = [float("nan")] * 7 + [0.1]
-    with pytest.raises(UserError) as error:
-        metrics.eer(scores, [0, 1] * 4)
-    assert "0, 1, 2, 3, 4, ..." in str(error.value)
-    with pytest.raises(UserError) as error:
+    scores = [float("nan")] * 27 + [0.1]
+    with pytest.raises(UserError, match=r"index 0, 1, .* 19, \.\.\. \(and 7 more\), "):
+        metrics.eer(scores, [0, 1] * 14)
+    with pytest.raises(UserError, match="found 2, 3, 4, 5$"):
         metrics.eer([0.1] * 6, [0, 1, 2, 3, 4, 5])
-    assert "[2, 3, 4]" in str(error.value)
