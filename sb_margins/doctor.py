@@ -44,11 +44,11 @@ class Finding(NamedTuple):
 def examine() -> Iterator[tuple[str, list[Finding]]]:
     """Headings, each with its findings."""
     torch, why = try_import("torch")
-    yield "Machine", [python(), cores(torch), memory(), shared_memory(), disk()]
+    yield "Machine", [python(), cores(torch), shared_memory(), disk()]
     if torch is None:
         yield "PyTorch", [Finding("PyTorch", why, SET_UP, bad=True)]
     else:
-        yield "PyTorch", [build(torch), gpu(torch), tf32(torch), backends(torch)]
+        yield "PyTorch", [build(torch), gpu(torch)]
     yield "Packages", [torchaudio(), speechbrain(), soundfile(), *needed(), *optional()]
     yield "Settings", [program("pip"), program("sb-margins"), hparams()]
 
@@ -64,16 +64,13 @@ def try_import(name: str) -> tuple[Any, str]:
         return None, f"{type(error).__name__}: {text}"
 
 
-def release(text: str | None) -> tuple[int, ...]:
-    """``(2, 13, 0)`` of ``2.13.0+cpu``."""
-    return tuple(int(n) for n in (text or "0").split("+")[0].split(".")[:3])
+def older(text: str, *least: int) -> bool:
+    """Whether a version as ``2.13.0+cpu`` is before another."""
+    return tuple(int(n) for n in text.split("+")[0].split(".")[:3]) < least
 
 
 def python(numbers: tuple[int, ...] = sys.version_info[:3]) -> Finding:
     detail = f"{'.'.join(map(str, numbers))} ({sys.prefix}, {platform.platform(True)})"
-    if numbers < (3, 10):
-        remedy = "3.10 or newer is needed: make setup PYTHON=/path/to/python3.12"
-        return Finding("Python", detail, remedy, bad=True)
     newer = numbers >= (3, 14)
     return Finding("Python", detail, "tested with 3.10 to 3.13" if newer else "")
 
@@ -90,36 +87,15 @@ def usable_cores() -> float:
 
 
 def cores(torch: ModuleType | None) -> Finding:
-    usable = usable_cores()
+    usable, remedy = usable_cores(), ""
     if torch is None:
         return Finding("cores", f"{usable:g}")
-    threads, remedy = torch.get_num_threads(), ""
+    threads = torch.get_num_threads()
     if threads > max(1, usable):
-        remedy = (
-            f"more threads than cores are slow: export OMP_NUM_THREADS={usable:.0f}"
-        )
+        remedy = f"more threads are slower: export OMP_NUM_THREADS={usable:.0f}"
     elif threads == 1 and usable >= 2:
         remedy = "unset OMP_NUM_THREADS to use them all"
     return Finding("cores", f"{usable:g}; PyTorch uses {threads} threads", remedy)
-
-
-def memory() -> Finding:
-    """Memory that is free now, within the container's limit."""
-    free = []
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = [1024.0 * int(x.split()[1]) for x in lines if x.startswith("MemAvail")]
-        group = Path("/sys/fs/cgroup")
-        limit, used = (
-            float((group / f"memory.{n}").read_text()) for n in ("max", "current")
-        )
-        free.append(max(0.0, limit - used))
-    except (OSError, ValueError):  # another system, or no limit
-        pass
-    if not free:
-        return Finding("memory", "unknown on this platform")
-    remedy = "use a smaller --batch_size" if min(free) < 2e9 else ""
-    return Finding("memory", f"{min(free) / 1e9:.1f} GB available", remedy)
 
 
 def shared_memory() -> Finding:
@@ -142,9 +118,9 @@ def disk() -> Finding:
 
 
 def build(torch: Any) -> Finding:
-    kinds = {"CUDA": torch.version.cuda, "ROCm": getattr(torch.version, "hip", None)}
-    kind = next((f"{name} {number}" for name, number in kinds.items() if number), "CPU")
-    old = release(torch.__version__) < (2, 7, 1)
+    cuda, rocm = torch.version.cuda, getattr(torch.version, "hip", None)
+    kind = f"CUDA {cuda}" if cuda else f"ROCm {rocm}" if rocm else "CPU"
+    old = older(torch.__version__, 2, 7, 1)
     remedy = "SpeechBrain needs 2.7.1 or newer" if old else ""
     return Finding("PyTorch", f"{torch.__version__} (build for {kind})", remedy, old)
 
@@ -171,35 +147,15 @@ def gpu(torch: Any) -> Finding:
             return Finding("GPU", detail, remedy, bad=True)
         return Finding("GPU", names)
     if seen := nvidia_gpus():
-        if not (torch.version.cuda or getattr(torch.version, "hip", None)):
+        if "CPU" in build(torch).detail:
             detail = f"{seen[0]}, but PyTorch is a CPU build"
             return Finding("GPU", detail, CPU_BUILD)
-        remedy = (
-            "the driver is too old for this PyTorch, or CUDA_VISIBLE_DEVICES hides it"
-        )
+        remedy = "too old a driver for this PyTorch, or CUDA_VISIBLE_DEVICES hides it"
         return Finding("GPU", f"{seen[0]}, but PyTorch cannot use it", remedy)
     if torch.backends.mps.is_available():
         return Finding("GPU", "Apple GPU: --device=mps")
     remedy = "training runs on the CPU; --precision=bf16 works there, fp16 does not"
     return Finding("GPU", "none", remedy)
-
-
-def tf32(torch: Any) -> Finding:
-    """SpeechBrain switches TF32 on for float32 products."""
-    off = "allow_tf32" in os.environ.get("SB_DISABLE_QUIRKS", "")
-    if off or not torch.cuda.is_available():
-        return Finding("TF32", "off" if off else "no GPU that has it")
-    remedy = "our heads do not use it; off everywhere: SB_DISABLE_QUIRKS=allow_tf32"
-    return Finding("TF32", "on (SpeechBrain switches it on)", remedy)
-
-
-def backends(torch: Any) -> Finding:
-    have = [
-        name
-        for name in ("nccl", "gloo", "mpi")
-        if getattr(torch.distributed, f"is_{name}_available", bool)()
-    ]
-    return Finding("DDP backends", ", ".join(have) or "none: one process only")
 
 
 def torchaudio() -> Finding:
@@ -227,7 +183,7 @@ def speechbrain() -> Finding:
         remedy = "see torchaudio above" if audio else SET_UP
         return Finding("SpeechBrain", why, remedy, bad=True)
     number = version("speechbrain") or "0"
-    old = release(number) < (1, 1, 2)
+    old = older(number, 1, 1, 2)
     remedy = "pip install 'speechbrain>=1.1.2'" if old else ""
     return Finding("SpeechBrain", number, remedy, bad=old)
 
@@ -237,11 +193,9 @@ def soundfile() -> Finding:
     if module is None:
         remedy = "sudo apt install libsndfile1" if "OSError" in why else SET_UP
         return Finding("soundfile", why, remedy, bad=True)
-    formats = [
-        f for f in ("WAV", "FLAC", "OGG", "MP3") if f in module.available_formats()
-    ]
-    reads = f"reads {', '.join(formats).lower()}; m4a needs ffmpeg -i a.m4a a.wav"
-    remedy = "" if len(formats) == 4 else "pip install -U soundfile"
+    mp3 = "MP3" in module.available_formats()
+    reads = f"reads wav, flac, ogg{', mp3' * mp3}; m4a needs ffmpeg -i a.m4a a.wav"
+    remedy = "" if mp3 else "pip install -U soundfile"
     return Finding("soundfile", f"{module.__version__}, {reads}", remedy)
 
 
@@ -274,7 +228,4 @@ def program(name: str) -> Finding:
 
 def hparams() -> Finding:
     select, why = try_import("sb_margins.select")
-    if select is None:
-        return Finding("hparams", why)
-    folder = select.hparams_dir()
-    return Finding("hparams", f"{len([*folder.rglob('*.yaml')])} YAMLs in {folder}")
+    return Finding("hparams", why or f"the YAMLs are in {select.hparams_dir()}")

@@ -19,7 +19,14 @@ from sb_margins.doctor import Finding
 def test_here_a_run_can_start(capsys):
     assert cli.main(["doctor"]) == 0
     out = capsys.readouterr().out
-    for word in ("Python", "PyTorch", "torchaudio", "SpeechBrain", "soundfile", "gloo"):
+    for word in (
+        "Python",
+        "PyTorch",
+        "torchaudio",
+        "SpeechBrain",
+        "soundfile",
+        "hparams",
+    ):
         assert word in out
     assert out.endswith("a run can start\n")
 
@@ -84,6 +91,7 @@ def fake_torch(cuda=None, available=False, mps=False):
         ),
         ones=ones,
         version=SimpleNamespace(cuda=cuda, hip=None),
+        __version__="2.13.0",
         backends=SimpleNamespace(mps=SimpleNamespace(is_available=lambda: mps)),
     )
 
@@ -120,12 +128,11 @@ def test_old_speechbrain(monkeypatch, number, bad):
 
 
 @pytest.mark.parametrize(
-    "numbers, bad, remedy",
-    [((3, 8, 1), True, True), ((3, 12, 0), False, False), ((3, 20, 0), False, True)],
+    "numbers, remedy", [((3, 10, 1), False), ((3, 13, 9), False), ((3, 14, 0), True)]
 )
-def test_python(numbers, bad, remedy):
+def test_python(numbers, remedy):
     found = doctor.python(numbers)
-    assert (found.bad, bool(found.remedy)) == (bad, remedy)
+    assert (found.bad, bool(found.remedy)) == (False, remedy)
 
 
 @pytest.mark.parametrize(

@@ -118,23 +118,6 @@ class Manifest(Sequence[Utterance]):
         """The utterances by their ID."""
         return {u.id: u for u in self}
 
-    def as_dict(self) -> dict[str, dict[str, Any]]:
-        """What ``speechbrain.dataio.dataset.DynamicItemDataset`` takes.
-
-        ``wav`` is the absolute path here. Better than ``from_csv`` for odd file
-        names: that one takes a ``$`` in a path for a variable.
-        """
-        return {
-            u.id: {
-                **u.meta,
-                "duration": u.duration,
-                "wav": str(self.path(u)),
-                "spk_id": u.spk_id,
-                "sample_rate": u.sample_rate,
-            }
-            for u in self
-        }
-
     def __len__(self) -> int:
         return len(self._utterances)
 
