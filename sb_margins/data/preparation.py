@@ -238,7 +238,7 @@ def _splits(
         splits = divide(
             splits[""], seed, **{k: options[k] for k in shares if k in options}
         )
-    elif "dev" not in splits and listing.dev_speakers:
+    elif "train" in splits and "dev" not in splits and listing.dev_speakers:
         splits["train"], splits["dev"] = hold_out(
             splits["train"], seed, listing.dev_speakers, listing.eval_utterances
         )

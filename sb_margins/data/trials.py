@@ -298,11 +298,9 @@ def read_models(path: str | Path) -> dict[str, tuple[str, ...]]:
 
 def write_trials(path: str | Path, trials: Trials) -> None:
     """Write ``label enrol test`` lines (``enrol test`` without labels)."""
-    if trials.labels is None:
-        pairs = zip(trials.enrol, trials.test, strict=True)
-        write_text(path, "".join(f"{e} {t}\n" for e, t in pairs))
-    else:
-        write_text(path, "".join(f"{label} {e} {t}\n" for label, e, t in trials))
+    labels = [] if trials.labels is None else [map(str, trials.labels.tolist())]
+    rows = zip(*labels, trials.enrol, trials.test, strict=True)
+    write_text(path, "".join(f"{' '.join(row)}\n" for row in rows))
 
 
 def usable_trials(
@@ -319,31 +317,29 @@ def usable_trials(
     Raises for unknown IDs, labels that contradict the speakers, and when targets or
     non-targets are missing.
     """
-    keep, unknown, wrong = [], {}, []
-    for trial in trials:
-        label, enrol, test = trial
-        outside = [name for name in (enrol, test) if name not in known]
-        unknown.update(dict.fromkeys(n for n in outside if n not in left_out))
-        keep.append(not outside)
-        if not outside and not official:
-            if (known[enrol].spk_id == known[test].spk_id) != bool(label):
-                wrong.append(trial)
+    names = dict.fromkeys(name for _, *pair in trials for name in pair)
+    unknown = [name for name in names if name not in known and name not in left_out]
     if unknown:
-        near = nearest(next(iter(unknown)), list(known)[:5000])
+        near = nearest(unknown[0], list(known)[:5000])
         raise UserError(
             f"the trials of '{split}' name {len(unknown)} utterances that are not "
-            f"among its {len(known)}: {listed(list(unknown), 5)}.{near}"
+            f"among its {len(known)}: {listed(unknown, 5)}.{near}"
         )
-    if wrong:
+    kept = trials.subset(np.array([e in known and t in known for _, e, t in trials]))
+    wrong = [
+        (label, enrol, test)
+        for label, enrol, test in kept
+        if (known[enrol].spk_id == known[test].spk_id) != bool(label)
+    ]
+    if wrong and not official:
         label, enrol, test = wrong[0]
         raise UserError(
             f"{len(wrong)} trials of '{split}' contradict the manifest's speakers: "
             f"'{label} {enrol} {test}', but these are {known[enrol].spk_id} and "
             f"{known[test].spk_id} (1 = same speaker)"
         )
-    kept = trials.subset(np.array(keep, dtype=bool))
     for label, kind in ((1, "target (same speaker)"), (0, "non-target")):
-        if kept.labels is None or not (kept.labels == label).any():
+        if label not in [value for value, _, _ in kept]:
             raise UserError(
                 f"the trials of '{split}' have no {kind} pair that can be scored: the "
                 f"split has {len(known)} utterances of "
