@@ -101,18 +101,19 @@ def main(argv: list[str]) -> int:
                 return 130
             finally:
                 signal.signal(signal.SIGTERM, before)
-        again = [
-            word for word in argv if word not in ("--report-only", "--report_only")
-        ]
-        page = write_report(
+        again = [word for word in argv if word.replace("_", "-") != "--report-only"]
+        page, summary = write_report(
             load(plan),
             shlex.join(["sb-margins", "compare", *again]),
             replicates=settings.replicates,
             geometry=settings.geometry,
         )
-    print(f"wrote {page} and {page.with_suffix('.md')}")
-    for failure in failures:
-        print(failure)
+    for line in (
+        *summary,
+        f"wrote {page} and {page.with_suffix('.md')}",
+        *failures,
+    ):
+        print(line)
     return 1 if failures else 0
 
 

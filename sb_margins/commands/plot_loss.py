@@ -36,7 +36,6 @@ def main(argv: list[str]) -> int:
     settings = parse(PlotLossSettings, argv, "plot-loss")
     from sb_margins.comparison.variants import parse_variants
     from sb_margins.plots.loss_curves import (
-        MOST_CURVES,
         describe_nontargets,
         loss_curve,
         parse_nontargets,
@@ -44,11 +43,6 @@ def main(argv: list[str]) -> int:
     )
 
     variants = parse_variants(settings.losses, settings.set)
-    if len(variants) > MOST_CURVES:
-        raise UserError(
-            f"{len(variants)} curves cannot be told apart in one plot: draw at most "
-            f"{MOST_CURVES}"
-        )
     nontargets, path = parse_nontargets(settings.nontargets), settings.output
     if path.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise UserError(f"--output {path}: the name should end in .png, .svg or .pdf")

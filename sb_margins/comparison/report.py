@@ -6,16 +6,23 @@ import base64
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from sb_margins import select
 from sb_margins.comparison.geometry import describe_geometry, mean_and_spread
-from sb_margins.comparison.results import Comparison, System
-from sb_margins.comparison.statistics import Difference, Estimate, Statistics, analyse
+from sb_margins.comparison.results import CellResult, Comparison, System
+from sb_margins.comparison.statistics import (
+    Difference,
+    Estimate,
+    Statistics,
+    analyse,
+    too_few,
+)
 from sb_margins.files import write_json, write_text
 from sb_margins.plots.curves import plot_learning
 from sb_margins.plots.det import plot_det
@@ -25,9 +32,7 @@ from sb_margins.training.settings import FREE_TO_CHANGE, TrainingSettings
 from sb_margins.verification.metrics import Metric, standard_metrics, threshold_at
 
 METRICS = standard_metrics((0.01,))[:2]  # EER and minDCF(0.01)
-
-
-DIFFERENCE_KEYS = ("change", "difference_low", "difference_high", "p_value", "p_holm")
+UNKNOWN = Difference(*[math.nan] * 4)
 
 
 def write_report(
@@ -37,50 +42,42 @@ def write_report(
     metrics: Sequence[Metric] = METRICS,
     replicates: int = 2000,
     geometry: bool = True,
-) -> Path:
-    """Write ``report.html``, ``report.md``, ``report.json``, ``figures/``; the page.
+) -> tuple[Path, list[str]]:
+    """Write ``report.html``, ``report.md``, ``report.json``, ``figures/``.
 
     ``command`` reproduces the comparison; without ``geometry`` no embeddings are
-    extracted.
+    extracted. Returns the page, and its statements and caveats for the terminal.
     """
-    output, contrasts = comparison.plan.output, comparison.contrasts
-    statistics = {}
-    for name in comparison.tests:
-        statistics[name] = analyse(
-            comparison.runs(name),
-            comparison.labels(name),
-            comparison.sides[name],
-            contrasts,
-            metrics,
-            replicates=replicates,
-        )
+    output = comparison.plan.output
     figures = output / "figures"
     figures.mkdir(parents=True, exist_ok=True)
     for old in figures.glob("*.png"):
         old.unlink()
+    lists = {
+        name: _result(comparison, name, metrics, replicates)
+        for name in comparison.tests
+    }
+    caveats = _caveats(comparison)
     content = {
         "title": f"Losses compared on {Path(comparison.prepared.data_root).name}",
         "comparison": comparison,
         "command": command,
         "replicates": replicates,
-        "conclusions": {
-            name: _conclusions(comparison, one, metrics)
-            for name, one in statistics.items()
-        },
-        "lists": [
-            _list_table(comparison, name, one, metrics, replicates)
-            for name, one in statistics.items()
-        ],
+        "lists": lists,
+        "caveats": caveats,
         "training": _training_table(comparison),
         "plots": _draw(comparison, figures),
         "geometry": describe_geometry(comparison, figures) if geometry else None,
         **_settings(comparison),
-        **_origin(comparison),
     }
-    write_json(output / "report.json", _numbers(comparison, statistics, command))
+    write_json(output / "report.json", _numbers(comparison, lists, command))
     write_text(output / "report.md", _render(content, "markdown.j2", output))
     write_text(output / "report.html", _render(content, "html.j2", output))
-    return output / "report.html"
+    summary = [
+        f"On {name}: {line}" for name, one in lists.items() for line in one["verdict"]
+    ]
+    summary += [f"Attention: {line}" for line in caveats]
+    return output / "report.html", summary
 
 
 def _render(content: dict[str, Any], page: str, folder: Path) -> str:
@@ -115,11 +112,65 @@ def _render(content: dict[str, Any], page: str, folder: Path) -> str:
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
-def _conclusions(
-    comparison: Comparison, statistics: Statistics, metrics: Sequence[Metric]
+def _result(
+    comparison: Comparison, name: str, metrics: Sequence[Metric], replicates: int
+) -> dict[str, Any]:
+    """What the template shows of a trial list."""
+    labels, sides = comparison.labels(name), comparison.sides[name]
+    statistics = analyse(
+        comparison.runs(name),
+        labels,
+        sides,
+        comparison.contrasts,
+        metrics,
+        replicates=replicates,
+    )
+    base = comparison.baseline.label
+    few = too_few(
+        {
+            "test speakers": len(np.unique(sides[0][labels == 1])),
+            "runs of a system": comparison.common_runs,
+            "updates of a run": min(
+                _updates(comparison, s) for s in comparison.systems
+            ),
+        }
+    )
+    head, rows = ["system"], []
+    for metric in metrics:
+        head += [f"{metric.heading} ± sd", "95 % interval", "change", "p (Holm)"]
+    for label, estimates in statistics.estimates.items():
+        row = [label]
+        for metric in metrics:
+            row += _estimate_cells(metric, estimates[metric.name])
+            if label == base:
+                row += ["baseline", "-"]
+            else:
+                difference = statistics.differences[label, base][metric.name]
+                row += _difference_cells(difference, shown=not few)
+        rows.append(row)
+    comparisons = len(metrics) * len(statistics.differences)
+    return {
+        "statistics": statistics,
+        "few": few,
+        "verdict": _verdict(statistics, few, base, metrics),
+        "head": head,
+        "rows": rows,
+        "targets": int(labels.sum()),
+        "nontargets": len(labels) - int(labels.sum()),
+        "speakers": 1 + max(int(side.max()) for side in sides),
+        "comparisons": comparisons,
+        "least_p": 2 / (replicates + 1) * comparisons,
+    }
+
+
+def _verdict(
+    statistics: Statistics, few: str, base: str, metrics: Sequence[Metric]
 ) -> list[str]:
     """What is significant on a list, in sentences without full stops."""
-    base = comparison.baseline.label
+    if not statistics.differences:
+        return []
+    if few:
+        return [f"Too few for a statement on significance: {few}"]
     lines = []
     for metric in metrics:
         rows = {k[0]: row[metric.name] for k, row in statistics.differences.items()}
@@ -129,43 +180,24 @@ def _conclusions(
             lines.append(f"Significantly lower {metric.label} than {base}: {lower}")
         if higher:
             lines.append(f"Significantly higher {metric.label} than {base}: {higher}")
-        if rows and not lower and not higher:
+        if not lower and not higher:
             lines.append(f"No significant difference in {metric.label} from {base}")
     return lines
 
 
-def _list_table(
-    comparison: Comparison,
-    name: str,
-    statistics: Statistics,
-    metrics: Sequence[Metric],
-    replicates: int,
-) -> dict[str, Any]:
-    """The results on a trial list."""
-    labels = comparison.labels(name)
-    base = comparison.baseline.label
-    head = ["system"]
-    for metric in metrics:
-        head += [f"{metric.heading} ± sd", "95 % interval", "change", "p (Holm)"]
-    rows = []
-    for label, estimates in statistics.estimates.items():
-        row = [label]
-        differences = statistics.differences.get((label, base), {})
-        for metric in metrics:
-            row += _estimate_cells(metric, estimates[metric.name])
-            row += _difference_cells(differences.get(metric.name))
-        rows.append(row)
-    comparisons = len(metrics) * len(statistics.differences)
-    return {
-        "name": name,
-        "head": head,
-        "rows": rows,
-        "targets": int(labels.sum()),
-        "nontargets": len(labels) - int(labels.sum()),
-        "speakers": 1 + max(int(side.max()) for side in comparison.sides[name]),
-        "comparisons": comparisons,
-        "least_p": 2 / (replicates + 1) * comparisons,
-    }
+def _caveats(comparison: Comparison) -> list[str]:
+    """What a reader has to know of the runs, in sentences without full stops."""
+    typed = [TrainingSettings.read(one.settings) for one in comparison.results()]
+    caveats = list(dict.fromkeys(text for one in typed for text in one.remarks))
+    if comparison.missing:
+        missing = "; ".join(comparison.missing)
+        caveats.append(f"not finished, and left out: {missing}")
+    if any(one.corpus == "demo" for one in typed):
+        caveats.append(
+            "the corpus is synthetic, eSpeak NG voices: it shows that everything runs; "
+            "its results say nothing about real speech"
+        )
+    return caveats
 
 
 def _estimate_cells(metric: Metric, one: Estimate) -> list[str]:
@@ -175,51 +207,48 @@ def _estimate_cells(metric: Metric, one: Estimate) -> list[str]:
     return [mean, f"{metric.number(one.low)} to {metric.number(one.high)}"]
 
 
-def _difference_cells(one: Difference | None) -> list[str]:
-    if one is None:
-        return ["baseline", "-"]
-    if math.isnan(one.p_value):
-        return ["-", "-"]
+def _difference_cells(one: Difference, shown: bool) -> list[str]:
+    """The change, and its p-value if it is to be ``shown``."""
     change = "-" if math.isnan(one.change) else f"{100 * one.change:+.1f} %"
+    if not shown or math.isnan(one.p_value):
+        return [change, "-"]
     return [change, f"{one.p_holm:.3f}{' *' if one.significant else ''}"]
 
 
 def _training_table(comparison: Comparison) -> dict[str, Any]:
-    rows = []
-    for system in comparison.systems:
-        loss, results = system.variant.loss, system.results
-        settings = results[0].settings
-        chosen = "yes" if comparison.chosen(loss) is system else "no"
-        dev = [100 * r.best.get("EER", math.nan) for r in results]
-        accuracy = [100 * r.best.get("accuracy", math.nan) for r in results]
-        row = [
-            system.label,
-            mean_and_spread(dev, ".2f"),
-            f"{chosen} (of {len(comparison.settings_of(loss))})",
-            str(len(results)),
-            f"{_updates(comparison, settings):,}",
-            _mean([r.minutes for r in results]),
-            ", ".join(f"{r.best['epoch']:.0f}" for r in results),
-            str(TrainingSettings.read(settings).number_of_epochs),
-            _mean(accuracy),
-        ]
-        rows.append(row)
-    head = ["system", "dev EER % ± sd", "chosen", "seeds", "updates", "minutes"]
-    return {"head": [*head, "best epoch", "of", "accuracy %"], "rows": rows}
+    def per_cent(values: list[float]) -> list[float]:
+        return [100 * value for value in values]
+
+    def chosen(system: System) -> str:
+        loss = system.variant.loss
+        word = "yes" if comparison.chosen(loss) is system else "no"
+        return f"{word} (of {len(comparison.settings_of(loss))})"
+
+    columns: dict[str, Callable[[System], str]] = {
+        "system": lambda s: s.label,
+        "dev EER % ± sd": lambda s: mean_and_spread(per_cent(s.best("EER")), ".2f"),
+        "chosen": chosen,
+        "seeds": lambda s: str(len(s.results)),
+        "updates": lambda s: f"{_updates(comparison, s):,}",
+        "minutes": lambda s: _mean([r.minutes for r in s.results]),
+        "best epoch": lambda s: ", ".join(f"{e:.0f}" for e in s.best("epoch")),
+        "of": lambda s: str(s.settings.number_of_epochs),
+        "accuracy %": lambda s: _mean(per_cent(s.best("accuracy"))),
+    }
+    rows = [[cell(s) for cell in columns.values()] for s in comparison.systems]
+    return {"head": list(columns), "rows": rows}
 
 
 def _mean(values: Sequence[float]) -> str:
-    mean = math.fsum(values) / len(values)
-    return "-" if math.isnan(mean) else f"{mean:.1f}"
+    return mean_and_spread([math.fsum(values) / len(values)], ".1f")
 
 
-def _updates(comparison: Comparison, settings: dict[str, Any]) -> int:
+def _updates(comparison: Comparison, system: System) -> int:
     """Optimiser updates of a run (without adaptive accumulation)."""
-    typed = TrainingSettings.read(settings)
-    crops = len(comparison.prepared.manifest("train")) * typed.crops_per_utterance
-    batches = crops // typed.batch_size
-    factor = settings.get("grad_accumulation_factor") or 1
-    return typed.number_of_epochs * -(-batches // factor)
+    settings = system.settings
+    crops = len(comparison.prepared.manifest("train")) * settings.crops_per_utterance
+    factor = system.results[0].settings.get("grad_accumulation_factor") or 1
+    return settings.number_of_epochs * -(-(crops // settings.batch_size) // factor)
 
 
 def _draw(comparison: Comparison, folder: Path) -> dict[str, Any]:
@@ -260,74 +289,69 @@ def score_unit(system: System) -> str:
 
 
 def _settings(comparison: Comparison) -> dict[str, Any]:
-    """Settings of the losses, those shared by all runs, and what to beware of."""
+    """Settings of the losses and those that all runs share; versions and machines."""
     rows = []
     for variant in (system.variant for system in comparison.systems):
         values = {**select.settings(variant.loss), **dict(variant.settings)}
         text = ", ".join(f"{k}={v}" for k, v in values.items() if v is not None)
         rows.append([variant.label, text])
-    every = [result.settings for result in comparison.results()]
-    first = every[0]
-    shared = ", ".join(
-        f"{key}={json.dumps(first[key])}"
-        for key in sorted(first)
+    results = list(comparison.results())
+    settings, versions = results[0].settings, results[0].versions
+    shared = [
+        f"{key}={json.dumps(settings[key])}"
+        for key in sorted(settings)
         if key not in FREE_TO_CHANGE
         and key != "loss_options"
-        and all(key in one and one[key] == first[key] for one in every)
-    )
-    typed = [TrainingSettings.read(one) for one in every]
+        and all(r.settings.get(key, math.nan) == settings[key] for r in results)
+    ]
     return {
         "settings": rows,
-        "shared": shared,
-        "synthetic": any(one.corpus == "demo" for one in typed),
-        "remarks": list(dict.fromkeys(text for one in typed for text in one.remarks)),
+        "shared": ", ".join(shared),
+        "versions": ", ".join(f"{k} {v}" for k, v in sorted(versions.items())),
+        "mixed_versions": any(r.versions != versions for r in results),
+        "machines": list(dict.fromkeys(_machine(r) for r in results)),
     }
 
 
-def _origin(comparison: Comparison) -> dict[str, Any]:
-    """Versions and machines of the runs."""
-    versions, machines = [], []
-    for result in comparison.results():
-        versions.append(result.versions)
-        facts = result.marker.get("machine", {})
-        text = ", ".join(f"{key} {value}" for key, value in sorted(facts.items()))
-        device = result.settings.get("device") or "cpu"
-        machines.append(f"{text}; {device}; {result.marker.get('jobs', 1)} at a time")
-    first = versions[0]
-    return {
-        "versions": ", ".join(f"{k} {v}" for k, v in sorted(first.items())),
-        "mixed_versions": any(one != first for one in versions),
-        "machines": list(dict.fromkeys(machines)),
-    }
+def _machine(result: CellResult) -> str:
+    facts = result.marker.get("machine", {})
+    text = ", ".join(f"{key} {value}" for key, value in sorted(facts.items()))
+    device = result.settings.get("device") or "cpu"
+    return f"{text}; {device}; {result.marker.get('jobs', 1)} at a time"
 
 
 def _numbers(
-    comparison: Comparison, statistics: dict[str, Statistics], command: str
+    comparison: Comparison, lists: dict[str, dict[str, Any]], command: str
 ) -> dict[str, Any]:
-    """The tables, for programs."""
+    """The tables, for programs; null is what is not known, as of the baseline."""
     base = comparison.baseline.label
-    lists: dict[str, Any] = {}
-    for name, one in statistics.items():
-        for label, estimates in one.estimates.items():
-            differences = one.differences.get((label, base), {})
-            for metric, estimate in estimates.items():
-                # Null for the baseline.
-                values = dict.fromkeys(DIFFERENCE_KEYS, math.nan) | vars(estimate)
-                difference = differences.get(metric)
-                if difference is not None:
-                    renamed = {"low": "difference_low", "high": "difference_high"}
-                    values |= {
-                        renamed.get(k, k): v for k, v in vars(difference).items()
-                    }
-                plain = {k: None if math.isnan(v) else v for k, v in values.items()}
-                lists.setdefault(name, {}).setdefault(label, {})[metric] = plain
+
+    def plain(estimate: Estimate, one: Difference) -> dict[str, float | None]:
+        values = vars(one) | {"difference_low": one.low, "difference_high": one.high}
+        values |= vars(estimate)
+        return {k: None if math.isnan(v) else v for k, v in values.items()}
+
+    tables = {}
+    for name, result in lists.items():
+        statistics = result["statistics"]
+        tables[name] = {
+            label: {
+                metric: plain(
+                    estimate,
+                    statistics.differences.get((label, base), {}).get(metric, UNKNOWN),
+                )
+                for metric, estimate in estimates.items()
+            }
+            for label, estimates in statistics.estimates.items()
+        }
     return {
         "baseline": base,
         "command": command,
         "chosen_on_dev": {
             loss: comparison.chosen(loss).label for loss in comparison.losses
         },
-        "lists": lists,
+        "lists": tables,
+        "too_few": {name: result["few"] for name, result in lists.items()},
         "missing": comparison.missing,
         "seeds": comparison.plan.seeds,
     }

@@ -17,6 +17,7 @@ from sb_margins.data import Prepared
 from sb_margins.data.trials import Trials, read_trials
 from sb_margins.errors import UserError
 from sb_margins.training.log import History, Row
+from sb_margins.training.settings import TrainingSettings
 from sb_margins.verification.bootstrap import speakers_of
 from sb_margins.verification.score_file import read_scores
 
@@ -57,9 +58,18 @@ class System:
         return self.variant.label
 
     @property
+    def settings(self) -> TrainingSettings:
+        """Those of its runs, the seed aside."""
+        return TrainingSettings.read(self.results[0].settings)
+
+    def best(self, key: str) -> list[float]:
+        """A figure of the epoch that was evaluated, of each run; NaN if unknown."""
+        return [r.best.get(key, math.nan) for r in self.results]
+
+    @property
     def dev_eer(self) -> float:
         """The mean over seeds of the best dev EER, which chooses between settings."""
-        return float(np.mean([r.best.get("EER", math.nan) for r in self.results]))
+        return float(np.mean(self.best("EER")))
 
     @property
     def typical(self) -> CellResult:
@@ -121,6 +131,13 @@ class Comparison:
         """The differences that are tested: every system against the baseline."""
         base = self.baseline.label
         return [(s.label, base) for s in self.systems if s.label != base]
+
+    @property
+    def common_runs(self) -> int:
+        """The fewest runs that a system shares with the baseline."""
+        seeds = [{r.cell.seed for r in s.results} for s in self.systems]
+        base = {r.cell.seed for r in self.baseline.results}
+        return min(len(base & one) for one in seeds)
 
     def labels(self, name: str) -> np.ndarray:
         """The labels [N] of a trial list."""

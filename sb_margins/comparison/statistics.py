@@ -13,15 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from sb_margins.verification.bootstrap import (
-    SEED,
-    percentiles,
-    resample,
-    sign_p_value,
-)
+from sb_margins.verification.bootstrap import SEED, percentiles, resample, sign_p_value
 from sb_margins.verification.metrics import Metric
 
 LEVEL = 0.05
+# The least that a statement of significance needs; docs/comparison.md says why.
+LEAST = {"test speakers": 20, "runs of a system": 5, "updates of a run": 300}
 # Scores [N] of each run (a seed) of each system.
 Runs = Mapping[str, Mapping[Any, np.ndarray]]
 
@@ -91,6 +88,19 @@ def holm(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(order) - rank) * p[i]))
         corrected[i] = largest
     return [float(value) for value in corrected]
+
+
+def too_few(counts: Mapping[str, int]) -> str:
+    """Which of the numbers of ``LEAST`` are too small, in words; empty if none is.
+
+    >>> too_few({"test speakers": 4, "runs of a system": 9, "updates of a run": 299})
+    'test speakers: 4 (needed: 20); updates of a run: 299 (needed: 300)'
+    """
+    return "; ".join(
+        f"{name}: {counts[name]} (needed: {least})"
+        for name, least in LEAST.items()
+        if counts[name] < least
+    )
 
 
 def analyse(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sb_margins.errors import UserError
-from sb_margins.plots.style import COLOURS, DASHES, GREY, drawing, handle, legend_below
+from sb_margins.plots.style import GREY, drawing, handle, legend_below, look
 from sb_margins.verification.points import OperatingPoints
 
 # Per cent.
@@ -36,8 +36,7 @@ def plot_det(
         handles, marked = [], []
         for number, (name, (scores, labels)) in enumerate(curves.items()):
             points = OperatingPoints.of(scores, labels)
-            colour = COLOURS[number % len(COLOURS)]
-            dash = DASHES[number % len(DASHES)]
+            colour, dash, _ = look(number)
             far, frr, firm = thinned(points)
             for width, kept in ((0.8, with_neighbours(~firm)), (2.0, firm)):
                 x, y = (probit(np.where(kept, rate, np.nan)) for rate in (far, frr))

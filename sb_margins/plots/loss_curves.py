@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sb_margins.errors import UserError
 from sb_margins.head import Head
-from sb_margins.plots.style import COLOURS, DASHES, GREY, drawing
+from sb_margins.plots.style import GREY, drawing, legend_below, look
 from sb_margins.poincare import clip_radius, distance, tangent_distance
 
 MOST_CURVES = 12
@@ -73,15 +73,10 @@ def loss_curve(head: Head, nontargets: Mapping[float, int], points: int = 801) -
 
 
 def line_style(number: int, count: int) -> dict[str, Any]:
-    """The look of a curve: its dashes change when its colour comes again.
-
-    Later curves are thinner, so that equal ones can be seen below them.
-    """
-    return {
-        "color": COLOURS[number % len(COLOURS)],
-        "ls": DASHES[(number + number // len(COLOURS)) % len(DASHES)],
-        "lw": 3.4 - 2.0 * number / max(count - 1, 1),
-    }
+    """Later curves are thinner, so that equal ones can be seen below them."""
+    colour, dash, _ = look(number)
+    width = 3.4 - 2.0 * number / max(count - 1, 1)
+    return {"color": colour, "ls": dash, "lw": width}
 
 
 def plot_losses(
@@ -105,11 +100,11 @@ def plot_losses(
             linear, log = grid[column], grid[column + 2]
             top = max(_largest(getattr(c, name), c.cosine) for c in curves.values())
             for number, (system, curve) in enumerate(curves.items()):
-                look = line_style(number, len(curves))
+                style = line_style(number, len(curves))
                 # Without the ends, where distances are infinitely steep.
                 x, y = curve.cosine[1:-1], getattr(curve, name)[1:-1]
-                linear.plot(x, y, label=system, **look)
-                log.plot(x, np.where(y > 0, y, FLOOR), **look)
+                linear.plot(x, y, label=system, **style)
+                log.plot(x, np.where(y > 0, y, FLOOR), **style)
                 if (y <= 0).any():
                     log.text(-0.97, 1.2 * FLOOR, "0 is drawn here", color=GREY, size=8)
             linear.set(ylabel=f"{label} (nats)", ylim=(-0.02 * top, 1.05 * top))
@@ -123,9 +118,7 @@ def plot_losses(
                 axes.axvline(cosine, color=GREY, lw=0.8, ls=(0, (1, 3)), zorder=0)
         figure.suptitle(title or "Losses")
         handles = grid[0].get_legend_handles_labels()[0]
-        columns = min(2, len(curves))
-        place = "outside lower center"
-        figure.legend(handles=handles, loc=place, ncols=columns, handlelength=3.5)
+        legend_below(figure, handles, min(2, len(curves)))
 
 
 def _largest(values: np.ndarray, cosine: np.ndarray) -> float:

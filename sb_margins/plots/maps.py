@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from sb_margins.plots.style import (
     BLUE,
-    COLOURS,
     GREY,
-    MARKERS,
     handle,
     label_outer,
     legend_below,
+    look,
     panels,
 )
+
+PROTOTYPE = {"ms": 4, "mew": 0.7, "alpha": 0.7, "zorder": 1}
+EMBEDDING: dict[str, Any] = {"ms": 4.5, "mec": "white", "mew": 0.4, "zorder": 2}
 
 
 @dataclass
@@ -40,36 +43,22 @@ def plot_maps(maps: Mapping[str, Map], path: str | Path) -> None:
 
     with panels(path, list(maps), height=3.3) as (figure, grid):
         for axes, one in zip(grid, maps.values(), strict=True):
-            speakers = np.array(one.speakers)
+            speakers, on_disc = np.array(one.speakers), one.edge is not None
             prototypes = one.places[speakers == ""]
-            axes.plot(
-                *prototypes.T, "+", color=GREY, ms=4, mew=0.7, alpha=0.7, zorder=1
-            )
+            axes.plot(*prototypes.T, "+", color=GREY, **PROTOTYPE)
             for number, speaker in enumerate(sorted(set(one.speakers) - {""})):
-                marker = MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
-                colour = COLOURS[number % len(COLOURS)]
-                points = one.places[speakers == speaker].T
-                axes.plot(
-                    *points,
-                    marker,
-                    color=colour,
-                    ms=4.5,
-                    mec="white",
-                    mew=0.4,
-                    zorder=2,
-                )
-            far = (
-                1.0 if one.edge is not None else float(np.abs(one.places).max()) or 1.0
-            )
-            if one.edge is not None:
+                colour, _, marker = look(number)
+                points = one.places[speakers == speaker]
+                axes.plot(*points.T, marker, color=colour, **EMBEDDING)
+            if on_disc:
                 for radius, dash in ((one.edge, "--"), (1.0, "-")):
                     axes.add_patch(Circle((0, 0), radius, fill=False, ls=dash))
                 axes.plot(0, 0, ".", color="black", ms=3)
+            far = 1.0 if on_disc else float(np.abs(one.places).max()) or 1.0
             limits = (-1.08 * far, 1.08 * far)
-            axes.set(xlim=limits, ylim=limits, aspect="equal")
+            unit = "disc coordinate" if on_disc else "angle (rad)"
+            axes.set(xlim=limits, ylim=limits, aspect="equal", xlabel=unit, ylabel=unit)
             axes.locator_params(axis="y", nbins=3, steps=[1, 2, 5, 10])
-            unit = "disc coordinate" if one.edge is not None else "angle (rad)"
-            axes.set(xlabel=unit, ylabel=unit)
             axes.set_title(f"{axes.get_title()}\nstress {100 * one.stress:.0f} %")
         handles = [
             handle("embedding", BLUE, "", "o"),

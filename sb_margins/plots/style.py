@@ -97,6 +97,13 @@ def label_outer(grid: Sequence[Any], x: str, y: str) -> None:
             axes.set_xlabel(x)
 
 
+def look(number: int) -> tuple[str, Any, str]:
+    """Colour, dashes and marker of a series; the latter change when colours repeat."""
+    shifted = number + number // len(COLOURS)
+    colour = COLOURS[number % len(COLOURS)]
+    return colour, DASHES[shifted % len(DASHES)], MARKERS[shifted % len(MARKERS)]
+
+
 def handle(label: str, colour: str, dash: Any = "-", marker: str = "") -> Any:
     """A legend's entry that is no curve of the plot."""
     from matplotlib.lines import Line2D

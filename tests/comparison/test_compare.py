@@ -16,6 +16,7 @@ from sb_margins.cli import main as cli
 from sb_margins.commands.demo import SMALLEST
 from sb_margins.comparison import report, run
 from sb_margins.comparison.plan import make_plan
+from sb_margins.comparison.statistics import LEAST
 from sb_margins.files import locked
 from sb_margins.select import hparams_dir
 from sb_margins.training.brain import SpeakerBrain
@@ -149,6 +150,39 @@ def test_report_is_one_page_with_everything(compared):
     assert "nan" not in re.sub(r"base64,[^\"]*", "", page).lower()
 
 
+def p_values(folder):
+    """The two cells of ham's p-values in the table of test."""
+    (row,) = re.findall(r"\| ham \| .*%.*", (folder / "report.md").read_text())
+    cells = row.split(" | ")
+    return [cells[4], cells[8].removesuffix(" |")]
+
+
+def test_few_numbers_allow_no_statement(compared, corpus, monkeypatch, capsys):
+    text = (compared / "report.md").read_text()
+    few = "test speakers: 3 (needed: 20); runs of a system: 2 (needed: 5); updates of"
+    numbers = json.loads((compared / "report.json").read_text())
+    assert numbers["too_few"]["test"].startswith(few)
+    assert text.count(few) == 2, "above, and beside the table"
+    assert text.count("before the margin is full") == 2
+    assert "ignifican" not in text.replace("a statement on significance", "")
+    assert p_values(compared) == ["-", "-"]
+    for name in LEAST:
+        monkeypatch.setitem(LEAST, name, 0)
+    again = compare_argv(corpus, compared, "am,ham", "--report-only", "--no-geometry")
+    kept = {p: p.read_bytes() for p in compared.iterdir() if p.is_file()}
+    capsys.readouterr()
+    assert cli(again) == 0
+    said = capsys.readouterr().out
+    assert "On test: " in said and "ignificant" in said and "needed" not in said
+    assert "Attention: training ends in epoch 2, before the margin" in said
+    holm = [figure["p_holm"] for figure in numbers["lists"]["test"]["ham"].values()]
+    assert [cell.split(" ")[0] for cell in p_values(compared)] == [
+        f"{p:.3f}" for p in holm
+    ]
+    for path, data in kept.items():
+        path.write_bytes(data)
+
+
 def test_the_demo_corpus_at_its_smallest(runner, tmp_path, monkeypatch):
     """What the README says of the demo corpus, with its YAML, in seconds."""
     monkeypatch.setattr(run, "start_cell", InProcess().start)
@@ -197,7 +231,7 @@ def snapshot(folder):
 @pytest.fixture
 def no_report(monkeypatch):
     """Leave out the report, where only the cells matter."""
-    monkeypatch.setattr(report, "write_report", lambda *a, **k: Path("none.html"))
+    monkeypatch.setattr(report, "write_report", lambda *a, **k: (Path("none"), []))
 
 
 def test_finished_cells_rest_and_a_new_loss_changes_none(

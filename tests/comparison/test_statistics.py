@@ -4,14 +4,16 @@ import numpy as np
 import pytest
 
 from sb_margins.comparison.statistics import (
+    LEAST,
     Difference,
     Estimate,
     analyse,
     difference,
     estimate,
     holm,
+    too_few,
 )
-from sb_margins.verification.bootstrap import bootstrap
+from sb_margins.verification.bootstrap import bootstrap, draws, sign_p_value
 from sb_margins.verification.metrics import EER, eer, standard_metrics
 
 METRICS = standard_metrics((0.01,))[:2]
@@ -214,3 +216,46 @@ def test_false_alarms_and_power(gain, expected):
         assert hits / rounds > expected
     else:
         assert hits / rounds < 2 * expected
+
+
+def false_alarms_of_speakers(speakers, rounds=2000):
+    """A difference that is a mean over speakers, drawn around 0."""
+    rng = np.random.default_rng(0)
+    weights = np.array(list(draws(speakers, 500, 1))) / speakers
+    values = rng.standard_normal((rounds, speakers)) @ weights.T
+    return np.mean([sign_p_value(v) < 0.05 for v in values])
+
+
+def false_alarms_of_runs(runs, rounds=1000):
+    """The luck of a run is twice that of the speakers."""
+    rng = np.random.default_rng(0)
+    none, draws = np.zeros(runs), np.zeros((300, runs))
+    hits = 0
+    for k in range(rounds):
+        gap = rng.standard_normal() + 2 * rng.standard_normal(runs)
+        drawn = gap + rng.standard_normal((300, 1))
+        hits += difference(gap, none, drawn, draws, seed=k).p_value < 0.05
+    return hits / rounds
+
+
+@pytest.mark.parametrize(
+    "false_alarms, name, too_small",
+    [
+        (false_alarms_of_speakers, "test speakers", 6),
+        (false_alarms_of_runs, "runs of a system", 2),
+    ],
+)
+def test_the_least_numbers_keep_false_alarms_near_5_percent(
+    false_alarms, name, too_small
+):
+    """Within half of the nominal rate, where this number alone decides."""
+    assert false_alarms(LEAST[name]) < 0.08
+    assert false_alarms(too_small) > 0.1
+
+
+@pytest.mark.parametrize("name", LEAST)
+def test_too_few_names_what_is_below_the_least(name):
+    assert too_few(LEAST) == ""
+    short = {**LEAST, name: LEAST[name] - 1}
+    assert too_few(short) == f"{name}: {LEAST[name] - 1} (needed: {LEAST[name]})"
+    assert too_few(dict.fromkeys(LEAST, 0)).count("needed") == 3
