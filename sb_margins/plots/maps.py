@@ -50,7 +50,7 @@ def plot_maps(maps: Mapping[str, Map], path: str | Path) -> None:
                 colour, _, marker = look(number)
                 points = one.places[speakers == speaker]
                 axes.plot(*points.T, marker, color=colour, **EMBEDDING)
-            if on_disc:
+            if one.edge is not None:
                 for radius, dash in ((one.edge, "--"), (1.0, "-")):
                     axes.add_patch(Circle((0, 0), radius, fill=False, ls=dash))
                 axes.plot(0, 0, ".", color="black", ms=3)
