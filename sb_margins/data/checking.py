@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from hashlib import sha256
 from multiprocessing.pool import ThreadPool
@@ -69,23 +69,27 @@ def usable(
                 kind, reasons[entry.id] = verdict
                 left_out[kind][entry.wav] = reasons[entry.id]
     bad_files = save / "bad_files.txt"
+    more = f", all in {bad_files}"
     bad_files.unlink(missing_ok=True)
     if reasons:
         every = [pair for group in left_out.values() for pair in group.items()]
         write_text(bad_files, "".join(f"{wav}\t{reason}\n" for wav, reason in every))
+    named = {
+        kind: _lines((f"{wav}: {why}" for wav, why in group.items()), more)
+        for kind, group in left_out.items()
+        if group
+    }
     bad = left_out[_UNREADABLE]
     if bad and not skip_bad:
         advice = _CONVERT if any("AAC" in reason for reason in bad.values()) else ""
         raise UserError(
             f"{len(bad)} of {len(paths)} files in {listing.root} cannot be used:"
-            f"{_lines(bad, bad_files)}\nRepair or remove them, or leave them out with "
+            f"{named[_UNREADABLE]}\nRepair or remove them, or leave them out with "
             f"skip_bad (prepare: --skip-bad; train: --skip_bad=True){advice}"
         )
     listing.notes += [
-        f"left out {len(group)} {kind.format(min_seconds=min_seconds)}:"
-        + _lines(group, bad_files)
-        for kind, group in left_out.items()
-        if group
+        f"left out {len(left_out[kind])} {kind.format(min_seconds=min_seconds)}:{lines}"
+        for kind, lines in named.items()
     ]
     listing.notes += _notes(listing.root, good)
     utterances = [
@@ -126,11 +130,9 @@ def _notes(root: Path, good: Sequence[tuple[Entry, AudioInfo]]) -> list[str]:
         notes.append(f"{several} files have several channels")
     copies = _copies(root, good)
     if copies:
-        more = f"\n  ... and {len(copies) - _NAMED} more" * (len(copies) > _NAMED)
-        lines = "".join(f"\n  {' = '.join(files)}" for files in copies[:_NAMED])
         notes.append(
             f"{len(copies)} recordings are under several speakers (remove the wrong "
-            f"ones):{lines}{more}"
+            f"ones):{_lines(map(' = '.join, copies))}"
         )
     return notes
 
@@ -164,8 +166,9 @@ def _samples_hash(path: Path) -> str:
         return str(path)
 
 
-def _lines(files: Mapping[str, str], bad_files: Path) -> str:
-    lines = [f"\n  {wav}: {reason}" for wav, reason in list(files.items())[:_NAMED]]
-    if len(files) > _NAMED:
-        lines.append(f"\n  ... and {len(files) - _NAMED} more, all in {bad_files}")
+def _lines(texts: Iterable[str], where: str = "") -> str:
+    """A few of many lines for a message."""
+    lines = [f"\n  {text}" for text in texts]
+    if len(lines) > _NAMED:
+        lines[_NAMED:] = [f"\n  ... and {len(lines) - _NAMED} more{where}"]
     return "".join(lines)

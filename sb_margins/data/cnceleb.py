@@ -31,13 +31,7 @@ _EXPECTED = (
     "eval/enroll/, eval/test/, eval/lists/enroll.lst and eval/lists/trials.lst (and, "
     "for training on both, CN-Celeb2_flac/data/<speaker>/ beside it)"
 )
-_NEEDED = (
-    "data",
-    "dev/dev.lst",
-    "eval/lists/enroll.lst",
-    "eval/enroll",
-    "eval/test",
-)
+_NEEDED = "data dev/dev.lst eval/lists/enroll.lst eval/enroll eval/test".split()
 
 
 def collect(

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 from sb_margins.data.corpus import Corpus, Listing, refuse_other_files
@@ -130,23 +130,11 @@ def _speak(folder: Path, seed: int, speakers: int, utterances: int) -> None:
         mark.touch()
 
     batches = range(-(-speakers // BATCH))
-    with (
-        ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
-        tqdm(
-            total=len(batches),
-            desc="making synthetic voices",
-            unit="batch",
-            disable=None,
-        ) as bar,
-    ):
-        futures = [pool.submit(make_batch, number) for number in batches]
-        try:
-            for future in futures:
-                future.result()
-                bar.update()
-        finally:
-            for future in futures:
-                future.cancel()
+    with ThreadPool(min(8, os.cpu_count() or 1)) as pool:
+        made = pool.imap_unordered(make_batch, batches)
+        what = "making synthetic voices"
+        for _ in tqdm(made, what, len(batches), unit="batch", disable=None):
+            pass
     shutil.rmtree(done, ignore_errors=True)
     for part in folder.rglob("*.part"):
         part.unlink(missing_ok=True)

@@ -24,7 +24,8 @@ COMMON: dict[str, Any] = {"skip_bad": False, "min_seconds": 0.4, "check": "ends"
 COMMON_HELP = {
     "skip_bad": "leave unreadable files out (listed) instead of stopping",
     "min_seconds": "leave shorter files out (listed)",
-    "check": "header, ends (also decodes both ends) or full (decodes everything)",
+    "check": "header, ends (also decodes both ends, for truncated and silent files and "
+    "copies) or full (decodes everything)",
 }
 
 

@@ -49,7 +49,8 @@ def divide(
             f"a speaker-disjoint train/dev/test split takes at least {FEWEST_SPEAKERS} "
             f"speakers with two utterances or more; found {len(eligible)} (of "
             f"{len(by_speaker(utterances))} in all). Add speakers, or give "
-            "manifest.csv and splits.csv (utt_id,spk_id,split) in the data folder"
+            "manifest.csv and splits.csv (utt_id,spk_id,split) in the data folder; "
+            "without a split 'train', it is for evaluation only"
         )
     if dev_share <= 0 or test_share <= 0 or dev_share + test_share >= 0.9:
         raise UserError(

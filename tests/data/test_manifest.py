@@ -77,6 +77,7 @@ def test_speechbrain_json(tmp_path):
     [
         ("{", "is not JSON: .*line 1"),
         ("[" * 100_000, "is not JSON"),
+        ('{"u": ' + "9" * 5000 + "}", "is not JSON"),
         ("[1]", "expected {ID"),
         ('{"u": 1}', "'u': expected"),
         ('{"u": {"spk_id": "s"}}', "'u': no 'wav'"),
