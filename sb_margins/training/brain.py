@@ -147,9 +147,8 @@ class SpeakerBrain(sb.Brain):
         """The optimizer, and the scheduler of its rate."""
         super().init_optimizers()
         self.learning_rate.attach(self.optimizer)
-        state = self.learning_rate.recoverable
-        if self.checkpointer is not None and state is not None:
-            self.checkpointer.add_recoverable("lr_annealing", state)
+        if self.checkpointer is not None:
+            self.learning_rate.add_to(self.checkpointer)
 
     # -- one batch ------------------------------------------------------------
 
@@ -245,10 +244,7 @@ class SpeakerBrain(sb.Brain):
         if finite:
             self.optimizer_step += 1
             self.nonfinite_count = 0
-        else:
-            self._count_skipped()
-
-    def _count_skipped(self) -> None:
+            return
         self.nonfinite_count += 1
         patience = self.nonfinite_patience
         if self.scaler.is_enabled():
@@ -277,8 +273,7 @@ class SpeakerBrain(sb.Brain):
     def on_fit_batch_end(
         self, batch: CropBatch, outputs: Any, loss: Tensor, should_step: bool
     ) -> None:
-        """Step the schedulers that count batches done; move the progress bar."""
-        self.learning_rate.after_batch()
+        """Move the progress bar."""
         if self.bar is None or self.bar.disable:
             return
         self.bar.update(len(batch.ids))
@@ -340,7 +335,7 @@ class SpeakerBrain(sb.Brain):
         self.record(epoch, self._train_stats, stats)
         self.learning_rate.after_epoch(epoch, error)
         if self.checkpointer is not None:
-            self.flush_checks()
+            self.head.flush()
             self.checkpointer.save_and_keep_only(
                 meta={**stats, "epoch": epoch},
                 num_to_keep=self.settings.average_checkpoints,
@@ -363,11 +358,8 @@ class SpeakerBrain(sb.Brain):
 
     def record(self, epoch: int, train: Stats, valid: Stats) -> None:
         """One epoch's line in the history, in the train log and on the screen."""
-        loss_settings: Stats = {}
-        for name in ("margin", "scale", "delta"):
-            value = current(self.head.loss, name)
-            if value is not None:
-                loss_settings[name] = value
+        now = {n: current(self.head.loss, n) for n in ("margin", "scale", "delta")}
+        loss_settings = {name: v for name, v in now.items() if v is not None}
         if train:
             loss_settings["lr"] = self.optimizer.param_groups[0]["lr"]
         seconds = time.monotonic() - self._epoch_start
@@ -403,15 +395,11 @@ class SpeakerBrain(sb.Brain):
             wishes = ddp_all_reduce(wishes.int(), torch.distributed.ReduceOp.MAX)
             due, stop = wishes.bool().tolist()
         if due or stop:
-            self.flush_checks()
+            self.head.flush()  # raises when a GPU found NaN: it must not be saved
         if stop:
             self._save_intra_epoch_ckpt()
             raise Interrupted
         return due
-
-    def flush_checks(self) -> None:
-        """Raise when a GPU found NaN in an earlier batch: it must not be saved."""
-        self.head.flush()
 
     @mark_as_saver
     def _save(self, path: str) -> None:

@@ -41,6 +41,7 @@ OPTIONAL = (
 FOR_OBJECTS = {"margin", "scale", "delta", "curvature", "loss_options"}
 FOR_OBJECTS |= {"margin_end_epoch"}
 OPTIONS = set(RunOptions().as_dict())
+REFERENCE = re.compile(r"<\s*([A-Za-z_]\w*)")
 KNOWN = {field.name for field in fields(TrainingSettings)}.union(REQUIRED, OPTIONAL)
 
 
@@ -117,8 +118,8 @@ def read_config(argv: list[str]) -> TrainingConfig:
     _, run_opts, unknown = RunOptions.from_command_line_args([argv[0], *rest])
     if unknown.strip():
         raise UserError(f"what is meant by '{unknown.strip()}'? Flags begin with --")
+    _check_keys(tree, path)
     text = _dump(tree)
-    _check_keys(text, {str(key) for key in tree}, path)
     overrides = {k: v for k, v in flags.items() if k in tree or k not in OPTIONS}
     resolved = _load(_resolve(text, path, overrides), path)
     plain = {str(k): None if _tagged(v) else _plain(v) for k, v in resolved.items()}
@@ -166,6 +167,7 @@ def compose(path: Path, encoder: str | None = None) -> Any:
             tree.insert(place + shift, key, value)
     for key in ("out_n_neurons", "steps_per_epoch"):  # counted; may be referred to
         tree.setdefault(key, None)
+    used = set(tree) - set(_unused(tree))
     known = KNOWN.union(OPTIONS, tree)
     for key, value in changes.items():
         if key not in known:
@@ -177,6 +179,10 @@ def compose(path: Path, encoder: str | None = None) -> Any:
             tree[key].update(value)
         else:
             tree[key] = value
+    # Settings of the base whose object was replaced go with it.
+    while gone := used.intersection(_unused(tree)).difference(changes):
+        for key in gone:
+            del tree[key]
     return tree
 
 
@@ -230,16 +236,21 @@ def _split_flags(words: list[str]) -> tuple[dict[str, Any], list[str]]:
     return values, rest
 
 
-def _check_keys(text: str, keys: set[str], path: Path) -> None:
+def _unused(tree: Mapping[str, Any]) -> list[str]:
+    """The keys of a YAML that nothing reads or refers to."""
+    known = (KNOWN - FOR_OBJECTS).union(OPTIONS, REFERENCE.findall(_dump(tree)))
+    return sorted(k for k in set(tree) - known if not k.startswith("__"))
+
+
+def _check_keys(tree: Mapping[str, Any], path: Path) -> None:
     """Refuse keys that nothing reads: a misspelling is silent otherwise."""
-    referred = re.findall(r"<\s*([A-Za-z_]\w*)", text)
-    known = (KNOWN - FOR_OBJECTS).union(OPTIONS, referred)
-    unused = sorted(k for k in keys - known if not k.startswith("__"))
-    missing = [key for key in REQUIRED if key not in keys]
+    unused = _unused(tree)
+    missing = [key for key in REQUIRED if key not in tree]
     problems = []
     if unused:
+        names = KNOWN.union(OPTIONS, REFERENCE.findall(_dump(tree))).difference(tree)
         problems.append("nothing uses these keys; correct them or delete their lines:")
-        problems += [f"  {key}.{nearest(key, known - keys)}" for key in unused]
+        problems += [f"  {key}.{nearest(key, names)}" for key in unused]
     if missing:
         problems.append(
             f"missing: {', '.join(missing)} (compare with hparams/train.yaml; "

@@ -4,88 +4,99 @@ from __future__ import annotations
 
 import inspect
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import torch
 from speechbrain.nnet.schedulers import update_learning_rate
-from speechbrain.utils.checkpoints import DEFAULT_SAVE_HOOKS, get_default_hook
+from speechbrain.utils.checkpoints import (
+    DEFAULT_LOAD_HOOKS,
+    DEFAULT_SAVE_HOOKS,
+    Checkpointer,
+    get_default_hook,
+)
 from torch.optim import Optimizer, lr_scheduler
 
-PER_BATCH = (lr_scheduler.OneCycleLR, lr_scheduler.CyclicLR)
+
+def _load(scheduler: Any, path: Path, end_of_epoch: bool) -> None:
+    vars(scheduler).update(torch.load(path, weights_only=True))
 
 
 class LearningRate:
-    """Steps a scheduler when its kind is stepped: at each batch or at each epoch's end.
+    """Steps a scheduler when its kind is stepped: before a batch or after an epoch.
 
     * SpeechBrain's ``scheduler(optimizer)`` and ``on_batch_end(optimizer)``: before
       each batch. Batches are counted, not updates, so that a schedule's length in
       epochs holds for any accumulation.
     * SpeechBrain's ``scheduler(epoch)``, ``scheduler(metric)`` and
-      ``scheduler([optimizer], epoch, loss)``: at the end of an epoch. The metric is the
-      dev EER, or the training loss when there are no dev trials.
+      ``scheduler([optimizer], epoch, loss)``: after an epoch. The metric is the dev
+      EER, or the training loss when there are no dev trials.
     * torch's, given as ``!name:torch.optim.lr_scheduler...``: ``OneCycleLR`` and
-      ``CyclicLR`` after each batch, the others at the end of an epoch.
+      ``CyclicLR`` between batches, the others after an epoch.
     """
 
     def __init__(self, scheduler: Any = None):
         self.scheduler = scheduler
-        self._kind = self._kind_of(scheduler)
-
-    @staticmethod
-    def _kind_of(scheduler: Any) -> str:
-        if scheduler is None:
-            return "none"
-        if isinstance(scheduler, (partial, type)):
-            return "torch"
-        if hasattr(scheduler, "on_batch_end"):
-            return "on_batch_end"
-        names = list(inspect.signature(scheduler).parameters)
-        if len(names) == 3:
-            return "plateau"
-        if names[0] in ("opt", "optimizer"):
-            return "updates" if len(names) == 2 else "batch"
-        return "epoch" if "epoch" in names[0] else "metric"
+        self.kind = ""
 
     def attach(self, optimizer: Optimizer) -> None:
         """Build a torch scheduler, which wants its optimizer first."""
         self.optimizer = optimizer
-        if self._kind == "torch":
+        if isinstance(self.scheduler, (partial, type)):
             self.scheduler = self.scheduler(optimizer)
+        self.kind = self._kind()
 
-    @property
-    def recoverable(self) -> Any:
-        """What a checkpoint must hold; None when the scheduler has no state."""
-        known = get_default_hook(self.scheduler, DEFAULT_SAVE_HOOKS)
-        return None if known is None else self.scheduler
+    def _kind(self) -> str:
+        scheduler = self.scheduler
+        if scheduler is None:
+            return "none"
+        if isinstance(scheduler, (lr_scheduler.OneCycleLR, lr_scheduler.CyclicLR)):
+            return "torch, batches"
+        if isinstance(scheduler, lr_scheduler.ReduceLROnPlateau):
+            return "torch, metric"
+        if isinstance(scheduler, lr_scheduler.LRScheduler):
+            return "torch, epochs"
+        if hasattr(scheduler, "on_batch_end"):
+            return "on_batch_end"
+        names = list(inspect.signature(scheduler).parameters)
+        if len(names) == 3:
+            return "optimizers, epoch, loss"
+        if names[0] in ("opt", "optimizer"):
+            return "optimizer" if len(names) == 1 else "optimizer, batches"
+        return "epoch" if "epoch" in names[0] else "metric"
 
-    def _is(self, kinds: Any) -> bool:
-        return isinstance(self.scheduler, kinds)
+    def add_to(self, checkpointer: Checkpointer) -> None:
+        """Have the state of the scheduler, if it has one, saved and loaded."""
+        scheduler = self.scheduler
+        if get_default_hook(scheduler, DEFAULT_SAVE_HOOKS) is None:
+            return
+        # SpeechBrain's InverseSquareRootScheduler can save, but not load.
+        load = None if get_default_hook(scheduler, DEFAULT_LOAD_HOOKS) else _load
+        checkpointer.add_recoverable("lr_annealing", scheduler, custom_load_hook=load)
 
     def before_batch(self, batches: int) -> None:
         """Put the rate where it belongs for batch number ``batches`` (from 1)."""
-        if self._kind == "batch":
+        if self.kind == "optimizer":
             self.scheduler(self.optimizer)
-        elif self._kind == "updates":
+        elif self.kind == "optimizer, batches":
             self.scheduler(self.optimizer, batches)
-        elif self._kind == "on_batch_end":
+        elif self.kind == "on_batch_end":
             self.scheduler.on_batch_end(self.optimizer)
-
-    def after_batch(self) -> None:
-        """Step torch's schedulers that count batches."""
-        if self._is(PER_BATCH):
+        elif self.kind == "torch, batches" and batches > 1:
             self.scheduler.step()
 
     def after_epoch(self, epoch: int, metric: float) -> None:
         """Step the schedulers that count epochs, or watch a metric."""
         new = None
-        if self._kind == "plateau":
+        if self.kind == "optimizers, epoch, loss":
             _, new = self.scheduler([self.optimizer], epoch, metric)
-        elif self._kind == "epoch":
+        elif self.kind == "epoch":
             _, new = self.scheduler(epoch)
-        elif self._kind == "metric":
+        elif self.kind == "metric":
             _, new = self.scheduler(metric)
-        elif self._is(lr_scheduler.ReduceLROnPlateau):
+        elif self.kind == "torch, metric":
             self.scheduler.step(metric)
-        elif self._is(lr_scheduler.LRScheduler) and not self._is(PER_BATCH):
+        elif self.kind == "torch, epochs":
             self.scheduler.step()
         if new is not None:
             update_learning_rate(self.optimizer, new)

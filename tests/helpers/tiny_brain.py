@@ -4,6 +4,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from speechbrain.dataio.dataloader import SaveableDataLoader
 from speechbrain.utils.run_opts import RunOptions
 
 from sb_margins import select
@@ -53,9 +54,6 @@ def tiny_brain(batches, options=None, rate=0.1, settings=None, folder=None, **hp
         steps_per_epoch=batches,
         history=History(Path(tempfile.mkdtemp()) / "history.csv"),
     )
-    if folder is not None:
-        parts = {"head": head, "embedding_model": encoder, "brain": brain}
-        brain.checkpointer = WholeCheckpointer(folder, parts)
     drawn = torch.Generator().manual_seed(7)
     loader = [
         CropBatch(
@@ -65,4 +63,9 @@ def tiny_brain(batches, options=None, rate=0.1, settings=None, folder=None, **hp
         )
         for _ in range(batches)
     ]
-    return brain, torch.utils.data.DataLoader(loader, batch_size=None)
+    loader = SaveableDataLoader(loader, batch_size=None)
+    if folder is not None:
+        parts = {"head": head, "embedding_model": encoder, "brain": brain}
+        parts["dataloader-TRAIN"] = loader
+        brain.checkpointer = WholeCheckpointer(folder, parts)
+    return brain, loader

@@ -230,17 +230,30 @@ def test_a_child_may_replace_an_object(tmp_path):
         "    initial_value: !ref <lr>\n    final_value: 0\n    epoch_count: 4\n"
         "corpus_options: {dev_share: 0.2}\n"
     )
-    with pytest.raises(UserError, match="final_lr_share.\n  warmup_epochs"):
-        read(path=child)
-    base = tmp_path / "base.yaml"
-    lines = WHOLE.read_text().splitlines()
-    gone = ("final_lr_share:", "warmup_epochs:")
-    base.write_text("\n".join(line for line in lines if not line.startswith(gone)))
-    child.write_text(child.read_text().replace(str(ECAPA), str(base)))
     config = read("--corpus_options={test_share: 0.3}", path=child)
     built = config.build(out_n_neurons=3, steps_per_epoch=2)
     assert type(built["lr_annealing"]).__name__ == "LinearScheduler"
     assert config.settings.corpus_options == {"dev_share": 0.2, "test_share": 0.3}
+    # What only the replaced object used goes with it, unless this file sets it.
+    gone = {"final_lr_share", "warmup_epochs"}
+    assert not gone & set(config.plain) and gone < set(read().plain)
+    with child.open("a") as file:
+        file.write("warmup_epochs: 2\nfinal_lr_share: 0.1\n")
+    with pytest.raises(UserError, match="final_lr_share.\n  warmup_epochs"):
+        read(path=child)
+
+
+def test_what_used_a_dropped_key_alone_is_dropped_too(tmp_path):
+    base, child = tmp_path / "base.yaml", tmp_path / "child.yaml"
+    base.write_text(FEWEST.replace("lr: 0.1", "lr: !ref <lr>") + "rate: 1\n" + LR)
+    child.write_text("base: base.yaml\nopt_class: !name:torch.optim.Adam\n")
+    assert not {"lr", "rate"} & set(read(path=child).plain)
+    assert read(path=base).plain["lr"] == 2
+    base.write_text(base.read_text() + "raet: 1\n")  # what nothing ever used
+    with pytest.raises(UserError, match="\n  raet."):
+        read(path=base)
+    with pytest.raises(UserError, match="  raet."):
+        read(path=child)
 
 
 FEWEST = """
@@ -259,6 +272,7 @@ head: !apply:sb_margins.select.head
 opt_class: !name:torch.optim.SGD
     lr: 0.1
 """
+LR = "lr: !ref <rate> * 2\n"
 
 
 def test_few_keys_are_mandatory(tmp_path):

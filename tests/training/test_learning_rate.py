@@ -1,5 +1,6 @@
 """Schedulers of SpeechBrain and of torch: the rates they give, and give again."""
 
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
@@ -8,10 +9,32 @@ from speechbrain.nnet import schedulers as sb
 from speechbrain.utils.epoch_loop import EpochCounter
 from tiny_brain import tiny_brain
 from torch.optim import lr_scheduler as torch_schedulers
+from trainings import assert_same, flags, weights
 
+from sb_margins.select import hparams_dir
+from sb_margins.training.brain import SpeakerBrain
+from sb_margins.training.config import read_config
 from sb_margins.training.learning_rate import LearningRate
+from sb_margins.training.process import Interrupted
+from sb_margins.training.run import run
 
 STEPS, EPOCHS, RATE = 4, 3, 0.1
+
+
+def from_torch(name, **settings):
+    """As ``!name:torch.optim.lr_scheduler.NAME`` in a YAML."""
+    return lambda: partial(getattr(torch_schedulers, name), **settings)
+
+
+def chained(optimizer):
+    """Schedulers of schedulers come from a function of the optimizer."""
+    parts = (
+        torch_schedulers.ConstantLR(optimizer),
+        torch_schedulers.StepLR(optimizer, 1),
+    )
+    return torch_schedulers.SequentialLR(optimizer, parts, milestones=[1])
+
+
 SCHEDULERS = {
     "none": lambda: None,
     "WarmAndExp": lambda: sb.WarmAndExpDecayLRSchedule(RATE, 2, 12),
@@ -22,19 +45,51 @@ SCHEDULERS = {
     "NewBob": lambda: sb.NewBobScheduler(RATE, patient=0, improvement_threshold=9),
     "Plateau": lambda: sb.ReduceLROnPlateau(patience=0, dont_halve_until_epoch=1),
     "TriStage": lambda: sb.TriStageLRSchedule(RATE, 3, 3, 6, total_steps=12),
-    "OneCycleLR": lambda: partial(
-        torch_schedulers.OneCycleLR, max_lr=RATE, total_steps=12
+    "WarmCool": lambda: sb.WarmCoolDecayLRSchedule(RATE, 3, 4, 12),
+    "LinearWarmup": lambda: sb.LinearWarmupScheduler(RATE, 2, 12),
+    "NoamInterval": lambda: sb.NoamIntervalScheduler(RATE, 3, [6, 9], [0.5, 0.1]),
+    "LinearNoam": lambda: sb.LinearNoamScheduler(RATE, 3, 4),
+    "CyclicCosine": lambda: sb.CyclicCosineScheduler(3, RATE, total_steps=12),
+    "Interval": lambda: sb.IntervalScheduler(
+        [{"steps": 3, "lr": RATE}, {"steps": 6, "lr": 0.01}]
     ),
-    "StepLR": lambda: partial(torch_schedulers.StepLR, step_size=1, gamma=0.5),
-    "MultiStepLR": lambda: partial(torch_schedulers.MultiStepLR, milestones=[1]),
-    "torch Plateau": lambda: partial(
-        torch_schedulers.ReduceLROnPlateau, patience=0, threshold=9
+    "InverseSquareRoot": lambda: sb.InverseSquareRootScheduler(3),
+    "OneCycleLR": from_torch("OneCycleLR", max_lr=RATE, total_steps=12),
+    "torch CyclicLR": from_torch(
+        "CyclicLR", base_lr=0.01, max_lr=RATE, step_size_up=3, cycle_momentum=False
     ),
+    "StepLR": from_torch("StepLR", step_size=1, gamma=0.5),
+    "MultiStepLR": from_torch("MultiStepLR", milestones=[1]),
+    "LambdaLR": from_torch("LambdaLR", lr_lambda=lambda epoch: 1 / (1 + epoch)),
+    "MultiplicativeLR": from_torch("MultiplicativeLR", lr_lambda=lambda epoch: 0.5),
+    "ConstantLR": from_torch("ConstantLR", total_iters=1),
+    "LinearLR": from_torch("LinearLR"),
+    "ExponentialLR": from_torch("ExponentialLR", gamma=0.5),
+    "PolynomialLR": from_torch("PolynomialLR", total_iters=3),
+    "CosineAnnealingLR": from_torch("CosineAnnealingLR", T_max=3),
+    "WarmRestarts": from_torch("CosineAnnealingWarmRestarts", T_0=2),
+    "torch Plateau": from_torch("ReduceLROnPlateau", patience=0, threshold=9),
+    "Sequential": lambda: partial(chained),
 }
+# Not schedulers of a rate; made of other schedulers, as `chained`; the old name.
+NONE = {"ScheduledLoss", "SequentialLR", "ChainedScheduler", "LRScheduler"}
+NONE |= {"SWALR"}
 
 
-def train(scheduler, folder, epochs):
-    """The rate of each update; a second call in the same folder continues."""
+def test_every_scheduler_is_here():
+    made = [make() for make in SCHEDULERS.values()]
+    ours = {getattr(one, "func", type(one)).__name__ for one in made}
+    for module in (sb, torch_schedulers):
+        theirs = {k for k, v in vars(module).items() if isinstance(v, type)}
+        theirs = {k for k in theirs if vars(module)[k].__module__ == module.__name__}
+        assert not {k for k in theirs if k[0] != "_"} - ours - NONE
+
+
+def train(scheduler, folder, epochs, stop=None):
+    """The rate of each update; a second call in the same folder continues.
+
+    ``stop`` is an (epoch, step) after which Ctrl-C is pressed.
+    """
     brain, loader = tiny_brain(STEPS, rate=RATE, folder=folder, lr_annealing=scheduler)
     counter = EpochCounter(epochs)
     brain.checkpointer.add_recoverable("counter", counter)
@@ -43,11 +98,15 @@ def train(scheduler, folder, epochs):
 
     def noted():
         rates.append(brain.optimizer.param_groups[0]["lr"])
+        brain.stop.asked = (brain.epoch, brain.step) == stop
         step()
 
     brain.optimizers_step = noted
     brain.validate = lambda encoder: {"EER": 0.1 * brain.epoch}  # it gets worse
-    brain.fit(counter, loader)
+    with pytest.raises(Interrupted) if stop else nullcontext():
+        brain.fit(counter, loader)
+    shown = {row["epoch"]: row["lr"] for row in brain.history.rows}
+    assert shown.get(epochs, rates[-1]) == rates[-1]
     return rates
 
 
@@ -56,11 +115,18 @@ def test_a_resumed_run_has_the_rates_of_a_straight_one(name, tmp_path):
     make = SCHEDULERS[name]
     straight = train(make(), tmp_path / "straight", EPOCHS)
     assert len(straight) == STEPS * EPOCHS
-    first = train(make(), tmp_path / "broken", 1)
-    assert first == straight[:STEPS]
-    rest = train(make(), tmp_path / "broken", EPOCHS)
-    assert first + rest == pytest.approx(straight, rel=1e-9)
+    first = train(make(), tmp_path / "broken", EPOCHS, stop=(2, 2))
+    assert first == straight[: STEPS + 2]
+    assert first + train(make(), tmp_path / "broken", EPOCHS) == straight
     assert (len(set(straight)) > 1) == (name != "none")
+
+
+@pytest.mark.parametrize("name", ["Plateau", "Step", "StepLR", "OneCycleLR"])
+def test_a_run_that_goes_on_after_an_epoch(name, tmp_path):
+    make = SCHEDULERS[name]
+    straight = train(make(), tmp_path / "straight", EPOCHS)
+    first = train(make(), tmp_path / "broken", 1)
+    assert first + train(make(), tmp_path / "broken", EPOCHS) == straight
 
 
 def per_epoch(*rates):
@@ -82,6 +148,67 @@ def test_rates_are_what_the_schedulers_say(tmp_path):
     one_cycle = rates("OneCycleLR")
     assert one_cycle[0] == pytest.approx(RATE / 25) and max(one_cycle) > 0.099
     assert one_cycle[-1] < RATE / 1000
+
+
+SPEECHBRAINS = "!new:speechbrain.nnet.schedulers."
+STEPS_OF_ALL = "!ref <number_of_epochs> * <steps_per_epoch>"
+IN_YAML = {  # and the rate that each epoch shows
+    f"""{SPEECHBRAINS}CyclicLRScheduler
+    base_lr: 0.001
+    max_lr: !ref <lr>
+    step_size: !ref <steps_per_epoch>""": [0.01, 0.001, 0.01],
+    f"""{SPEECHBRAINS}NoamScheduler
+    lr_initial: !ref <lr>
+    n_warmup_steps: !ref <steps_per_epoch>""": [0.01, 0.01 / 2**0.5, 0.01 / 3**0.5],
+    f"""{SPEECHBRAINS}LinearScheduler
+    initial_value: !ref <lr>
+    final_value: 0.002
+    epoch_count: !ref <number_of_epochs>""": [0.01, 0.006, 0.002],
+    f"""{SPEECHBRAINS}NewBobScheduler
+    initial_value: !ref <lr>""": [0.01, 0.01, 0.005],
+    f"""{SPEECHBRAINS}ReduceLROnPlateau
+    patience: 0
+    dont_halve_until_epoch: 1""": [0.01, 0.01, 0.005],
+    f"""!name:torch.optim.lr_scheduler.OneCycleLR
+    max_lr: !ref <lr>
+    total_steps: {STEPS_OF_ALL}
+    pct_start: 0.5""": [None, None, 0.01 / 25 / 1e4],
+}
+
+
+@pytest.mark.parametrize("node", IN_YAML)
+def test_a_yaml_of_ours_with_another_scheduler(
+    node, tiny_corpus, tmp_path, monkeypatch
+):
+    """It trains, stops within an epoch, goes on exactly, and shows the right rate."""
+    monkeypatch.setattr(
+        SpeakerBrain, "validation_stats", lambda self: {"EER": 0.1 + 0.1 * self.epoch}
+    )
+    yaml = tmp_path / "mine.yaml"
+    base = hparams_dir() / "train_ecapa.yaml"
+    yaml.write_text(f"base: {base}\nlr: 0.01\nlr_annealing: {node}\n")
+    more = ["--number_of_epochs=3", "--crops_per_utterance=1"]
+    straight = run(read_config(flags(tiny_corpus, tmp_path / "a", *more, yaml=yaml)))
+    words = flags(tiny_corpus, tmp_path / "b", *more, yaml=yaml)
+    end = SpeakerBrain.on_fit_batch_end
+
+    def stop(brain, *args):
+        end(brain, *args)
+        brain.stop.asked = (brain.epoch, brain.step) == (2, 2)
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(SpeakerBrain, "on_fit_batch_end", stop)
+        run(read_config(words))
+    resumed = run(read_config(words))
+    assert_same(weights(straight.folder), weights(resumed.folder))
+    for one, two in zip(straight.history.rows, resumed.history.rows, strict=True):
+        times = {"seconds", "utt/s"}
+        assert {k: one[k] for k in one if k not in times} == {
+            k: two[k] for k in two if k not in times
+        }
+    shown = [row["lr"] for row in straight.history.rows[1:]]
+    for rate, expected in zip(shown, IN_YAML[node], strict=True):
+        assert expected is None or rate == pytest.approx(expected)
 
 
 def test_a_metric_is_the_dev_error_or_else_the_training_loss():
@@ -115,6 +242,5 @@ def test_a_scheduler_of_batches_and_optimizer():
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     rate.attach(optimizer)
     rate.before_batch(7)
-    rate.after_batch()
     rate.after_epoch(1, 0.5)
-    assert calls == [(optimizer, 7)] and rate.recoverable is None
+    assert calls == [(optimizer, 7)]
