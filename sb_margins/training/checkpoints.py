@@ -35,8 +35,7 @@ class WholeCheckpointer(Checkpointer):
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
-        self._half_written: set[Path] = set()
-        self._writing: Path | None = None
+        self._told: set[Path] = set()
         super().__init__(*args, **kwargs)
 
     def save_checkpoint(self, *args: Any, **kwargs: Any) -> Any:
@@ -46,8 +45,7 @@ class WholeCheckpointer(Checkpointer):
             if saved is not None and if_main_process():
                 (Path(saved.path) / WHOLE).touch()
         except (OSError, RuntimeError) as error:
-            if self._writing is not None:
-                shutil.rmtree(self._writing, ignore_errors=True)
+            self._remove_half_written()
             if not is_full_disk(error):
                 raise
             raise UserError(
@@ -55,10 +53,7 @@ class WholeCheckpointer(Checkpointer):
                 f"full. Free some space there. {AGAIN}"
             ) from error
         ddp_barrier()  # all processes see it whole
-        if if_main_process():
-            for path in self._half_written:  # not needed any more
-                shutil.rmtree(path, ignore_errors=True)
-            self._half_written.clear()
+        self._remove_half_written()
         return saved
 
     def load_checkpoint(self, checkpoint: Any) -> None:
@@ -74,23 +69,21 @@ class WholeCheckpointer(Checkpointer):
                 "it to continue from the one before"
             ) from error
 
-    def _new_checkpoint_dirpath(self) -> Path:
-        self._writing = super()._new_checkpoint_dirpath()
-        return self._writing
-
-    def _custom_checkpoint_dirpath(self, name: str) -> Path:
-        self._writing = super()._custom_checkpoint_dirpath(name)
-        return self._writing
-
     def _list_checkpoint_dirs(self) -> list[Path]:
-        paths = super()._list_checkpoint_dirs()  # those with a meta file
-        whole = [path for path in paths if (path / WHOLE).is_file()]
-        every = {path for path in self.checkpoints_dir.glob("CKPT*") if path.is_dir()}
-        for path in every - set(whole) - self._half_written:
-            if if_main_process():
-                logger.warning("%s is half-written: the one before it is used", path)
-            self._half_written.add(path)
-        return whole
+    def _list_checkpoint_dirs(self) -> list[Path]:
+        half_written = self._half_written()
+        for path in half_written - self._told if if_main_process() else ():
+            logger.warning("%s is half-written: the one before it is used", path)
+        self._told |= half_written
+        return [p for p in super()._list_checkpoint_dirs() if p not in half_written]
+
+    def _half_written(self) -> set[Path]:
+        folders = {p for p in self.checkpoints_dir.glob("CKPT*") if p.is_dir()}
+        return {path for path in folders if not (path / WHOLE).is_file()}
+
+    def _remove_half_written(self) -> None:
+        for path in self._half_written() if if_main_process() else ():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def start_from(

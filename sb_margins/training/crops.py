@@ -7,7 +7,7 @@ the same order.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,6 +21,7 @@ from sb_margins.data.manifest import Manifest
 from sb_margins.errors import UserError
 
 PRELOAD_BYTES = 2**30
+LOOK = 1000  # files, evenly spread, are looked for before a run
 
 
 @dataclass
@@ -33,31 +34,26 @@ class CropBatch:
 
     def to(self, device: str | torch.device) -> CropBatch:
         """The same batch on a device."""
-        wavs, labels = (
-            x.to(device, non_blocking=True) for x in (self.wavs, self.labels)
-        )
-        return replace(self, wavs=wavs, labels=labels)
+        return self._with(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> CropBatch:
         """The same batch in page-locked memory (for the data loader)."""
-        return replace(
-            self, wavs=self.wavs.pin_memory(), labels=self.labels.pin_memory()
-        )
+        return self._with(Tensor.pin_memory)
+
+    def _with(self, change: Callable[[Tensor], Tensor]) -> CropBatch:
+        return replace(self, wavs=change(self.wavs), labels=change(self.labels))
 
 
 def collate(items: Sequence[tuple[str, np.ndarray, int]]) -> CropBatch:
     """Crops to one batch."""
-    ids, wavs, labels = zip(*items, strict=True)
-    stacked = torch.from_numpy(np.stack(wavs))
-    return CropBatch(list(ids), stacked, torch.tensor(labels, dtype=torch.long))
+    wavs = torch.from_numpy(np.stack([wav for _, wav, _ in items]))
+    labels = torch.tensor([label for *_, label in items])
+    return CropBatch([name for name, *_ in items], wavs, labels)
 
 
-def check_audio(manifest: Manifest, seconds: float, look: int = 1000) -> list[str]:
-    """Refuse audio that is gone or too short for crops; remarks on what is short.
-
-    ``look`` files, evenly spread, are looked for.
-    """
-    for index in range(0, len(manifest), max(1, len(manifest) // look)):
+def check_audio(manifest: Manifest, seconds: float) -> list[str]:
+    """Refuse audio that is gone or too short for crops; remarks on what is short."""
+    for index in range(0, len(manifest), max(1, len(manifest) // LOOK)):
         path = manifest.path(manifest[index])
         if not path.is_file():
             raise UserError(
@@ -105,12 +101,8 @@ class CropDataset(Dataset):
         total = 4 * SAMPLE_RATE * sum(u.duration for u in manifest)
         self.audio: list[np.ndarray] | None = None
         if total < PRELOAD_BYTES if preload is None else preload:
-            bar = tqdm(
-                manifest,
-                desc="reading audio",
-                unit="file",
-                disable=None if progress else True,
-            )
+            hide = not progress or None  # None: in a log
+            bar = tqdm(manifest, "reading audio", unit="file", disable=hide)
             self.audio = [load_audio(manifest.path(u)) for u in bar]
 
     def __len__(self) -> int:
@@ -130,19 +122,17 @@ class CropDataset(Dataset):
         return utterance.id, wav, label
 
     def _read(self, index: int, need: int, where: float) -> np.ndarray:
-        utterance = self.manifest[index]
         if self.audio is not None:
             wav = self.audio[index]
             start = int(where * max(0, len(wav) - need + 1))
             wav = wav[start : start + need]
         else:
+            utterance = self.manifest[index]
             seconds = need / SAMPLE_RATE
             start_s = where * max(0.0, utterance.duration - seconds)
             path = self.manifest.path(utterance)
             wav = load_audio(path, start=start_s, seconds=seconds)
-        if len(wav) < need:
-            wav = np.tile(wav, -(-need // len(wav)))
-        return wav[:need]
+        return np.resize(wav, need)  # repeated when it is shorter
 
 
 class CropSampler(Sampler):

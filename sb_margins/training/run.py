@@ -117,20 +117,17 @@ def run(config: TrainingConfig) -> Trained:
         steps_per_epoch=steps,
         history=history,
     )
-    brain.validate = _validation(prepared, "dev", hparams["head"], str(brain.device))
+    brain.validate = _validation(prepared, hparams["head"], str(brain.device))
     brain.train_sampler = sampler
     ddp_barrier()  # all have read the history before one writes it
-    if if_main_process():
-        _print_start(settings, prepared, brain, classes, remarks)
+    say = print if if_main_process() else (lambda *lines, **options: None)
+    say(*_start(settings, prepared, brain, classes), *remarks, sep="\n  ")
 
     # Continue, or start from other weights, or from none
-    checkpointer.recover_if_possible()
-    if if_main_process():
-        _print_resume(brain, counter)
-    if settings.init_from and not checkpointer.list_checkpoints():
-        line = start_from(settings.init_from, hparams, labels.lab2ind)
-        if if_main_process():
-            print(line)
+    if checkpointer.recover_if_possible():
+        say(_resume(brain, counter))
+    elif settings.init_from:
+        say(start_from(settings.init_from, hparams, labels.lab2ind))
     if not history.rows and counter.current == 0:
         brain.apply_schedules()
         brain.record(0, {}, brain.validation_stats())  # the untrained network
@@ -150,8 +147,7 @@ def run(config: TrainingConfig) -> Trained:
         brain.fit(counter, dataset, train_loader_kwargs=loader)
         chosen = load_best(brain, settings.average_checkpoints)
     brain.modules.eval()
-    if if_main_process():
-        print(f"evaluating {chosen}")
+    say(f"evaluating {chosen}")
     return Trained(folder, prepared, settings, hparams, history, str(brain.device))
 
 
@@ -169,25 +165,24 @@ def prepare_corpus(settings: TrainingSettings) -> Prepared:
 def _recoverables(hparams: dict[str, Any]) -> dict[str, Any]:
     """Everything that moves during a run; the Brain adds itself, the optimizer, the
     scheduler of its rate, and the data loader."""
-    names = {
-        "embedding_model": "embedding_model",
-        "head": "head",
-        "normalizer": "mean_var_norm",
-        "counter": "epoch_counter",
-        "accumulation": "accumulation",
+    parts = {
+        "embedding_model": hparams["embedding_model"],
+        "head": hparams["head"],
+        "normalizer": hparams["mean_var_norm"],
+        "counter": hparams["epoch_counter"],
+        "accumulation": hparams.get("accumulation"),
     }
-    parts = {name: hparams.get(key) for name, key in names.items()}
     return {name: part for name, part in parts.items() if part is not None}
 
 
 def _validation(
-    prepared: Prepared, split: str, head: torch.nn.Module, device: str
+    prepared: Prepared, head: torch.nn.Module, device: str
 ) -> Callable[[SpeakerEncoder], Stats] | None:
-    """A function of an encoder: its figures on a split's trials (None without any)."""
-    if split not in prepared.splits or not prepared.has_trials(split):
+    """A function of an encoder: its figures on the dev trials (None without any)."""
+    if "dev" not in prepared.splits or not prepared.has_trials("dev"):
         return None
-    manifest = prepared.manifest(split)
-    trials = read_trials(prepared.trials(split))
+    manifest = prepared.manifest("dev")
+    trials = read_trials(prepared.trials("dev"))
 
     def validate(encoder: SpeakerEncoder) -> Stats:
         similarity = similarity_of(head)
@@ -199,40 +194,33 @@ def _validation(
     return validate
 
 
-def _print_start(
-    settings: TrainingSettings,
-    prepared: Prepared,
-    brain: SpeakerBrain,
-    classes: int,
-    remarks: list[str],
-) -> None:
+def _start(
+    settings: TrainingSettings, prepared: Prepared, brain: SpeakerBrain, classes: int
+) -> list[str]:
+    """What is trained on what, in lines."""
     manifest = prepared.manifest("train")
     size = sum(p.numel() for p in brain.hparams.embedding_model.parameters())
     hours = sum(u.duration for u in manifest) / 3600
     loss = settings.loss or type(brain.head.loss).__name__
-    print(
+    lines = [
         f"training on {len(manifest)} utterances ({hours:.2f} h) of "
         f"{len(manifest.speakers)} speakers, {classes} classes; "
         f"encoder {size / 1e6:.2f} M parameters; loss {loss}; "
         f"{brain.steps_per_epoch} steps an epoch on {brain.device}"
-    )
+    ]
     for split in prepared.splits[1:]:
         other = prepared.manifest(split)
-        print(f"  {split}: {len(other)} utterances, {len(other.speakers)} speakers")
-    print(f"results in {settings.output_folder}")
+        lines += [f"{split}: {len(other)} utterances, {len(other.speakers)} speakers"]
+    lines += [f"results in {settings.output_folder}"]
     if world_size() > 1:
         backend = torch.distributed.get_backend()
-        print(f"  {world_size()} processes train together ({backend})")
-    for remark in remarks:
-        print(f"  {remark}")
+        lines += [f"{world_size()} processes train together ({backend})"]
+    return lines
 
 
-def _print_resume(brain: SpeakerBrain, counter: Any) -> None:
-    if counter.current == 0 and brain.step == 0:
-        return
+def _resume(brain: SpeakerBrain, counter: Any) -> str:
     if counter.current >= counter.limit:
-        print(f"already trained for {counter.limit} epochs; nothing left to train")
-    elif brain.step:
-        print(f"continuing in epoch {counter.current + 1} after step {brain.step}")
-    else:
-        print(f"continuing after epoch {counter.current}")
+        return f"already trained for {counter.limit} epochs; nothing left to train"
+    if brain.step:
+        return f"continuing in epoch {counter.current + 1} after step {brain.step}"
+    return f"continuing after epoch {counter.current}"

@@ -144,12 +144,19 @@ def test_updates_that_are_not_finite_are_skipped_until_patience_ends(bad, ends, 
 def test_a_gradient_scaler_searches_longer_and_in_silence(caplog, monkeypatch):
     brain, loader = train(nonfinite_patience=0)
     monkeypatch.setattr(brain.scaler, "is_enabled", lambda: True)
+    brain.init_optimizers()
     brain.nonfinite_count = 29
+
+    def skip():
+        for parameter in brain.modules.parameters():
+            parameter.grad = torch.full_like(parameter, torch.nan)
+        brain.optimizers_step()
+
     with caplog.at_level(logging.WARNING):
-        brain._count_skipped()
-        assert brain.nonfinite_count == 30
+        skip()
+        assert brain.nonfinite_count == 30 and brain.optimizer_step == 0
         with pytest.raises(UserError, match="31 updates"):
-            brain._count_skipped()
+            skip()
     assert "skipped" not in caplog.text
 
 

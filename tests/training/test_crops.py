@@ -109,12 +109,13 @@ def test_another_speed_reads_as_much_as_it_squeezes(ramp, speed):
     assert slope == pytest.approx(speed, rel=0.01)
 
 
-def test_audio_is_kept_in_memory_below_a_gigabyte(manifest, monkeypatch):
+def test_audio_is_kept_in_memory_below_a_gigabyte(manifest, monkeypatch, capsys):
     total = 4 * 16000 * 4.5
     for limit, kept in ((total + 1, True), (total, False)):
         monkeypatch.setattr(module, "PRELOAD_BYTES", limit)
         assert (crops(manifest).audio is not None) is kept
-    assert crops(manifest, preload=True).audio is not None
+    assert crops(manifest, preload=True, progress=True).audio is not None
+    assert capsys.readouterr().err == ""  # not in a log
     monkeypatch.undo()
     assert module.PRELOAD_BYTES == 2**30
     assert crops(manifest, preload=False).audio is None
@@ -151,7 +152,7 @@ def test_collate_and_batch(manifest):
     assert batch.ids == ["0.wav", "1.wav"]
 
 
-def test_audio_that_is_gone_or_short_is_noticed_before_training(manifest):
+def test_audio_that_is_gone_or_short_is_noticed_before_training(manifest, monkeypatch):
     assert check_audio(manifest, 0.4) == []
     (remark,) = check_audio(manifest, 1.0)
     assert remark.startswith("33% of the utterances are shorter than a crop")
@@ -161,4 +162,5 @@ def test_audio_that_is_gone_or_short_is_noticed_before_training(manifest):
     (manifest.root / "1.wav").unlink()
     with pytest.raises(UserError, match="1.wav is gone"):
         check_audio(manifest, 1.0)
-    check_audio(manifest, 1.0, look=1)  # a large corpus is looked at in places
+    monkeypatch.setattr(module, "LOOK", 1)  # a large corpus is looked at in places
+    check_audio(manifest, 1.0)
