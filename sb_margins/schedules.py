@@ -8,6 +8,7 @@ its own.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from torch import nn
 
@@ -120,6 +121,11 @@ class LossSchedule:
             self._finals = [
                 f if self.final is None or f is None else self.final for f in built
             ]
+            for part, final in zip(parts, self._finals, strict=True):
+                check: Any = getattr(part, "sensible", None)
+                for end in (self.initial, self.final):
+                    if check and final is not None and end is not None:
+                        check(self.setting, end)
         first = None
         for part, final in zip(parts, self._finals, strict=True):
             if final is not None:

@@ -7,7 +7,7 @@ import pytest
 from torch import nn
 
 from sb_margins import select
-from sb_margins.losses import HSoftmax, JointLoss, NormSoftmax
+from sb_margins.losses import AMSoftmax, HSoftmax, JointLoss, NormSoftmax
 from sb_margins.schedules import SHAPES, LossSchedule, current, ramp
 
 
@@ -104,3 +104,12 @@ def test_saturating_is_the_curve_of_wespeaker():
     for x in (0.1, 0.2, 0.5):
         theirs = 1 - np.exp(x * np.log(1e-3 / (1 + 1e-6)))
         assert ramp(x, "saturating") == pytest.approx(theirs, abs=1e-6)
+
+
+def test_a_setting_on_its_way_stays_in_range():
+    for setting, wrong in (("margin", -0.1), ("margin", 3.0), ("scale", 0.0)):
+        for end in ("initial", "final"):
+            schedule = LossSchedule(setting, **{end: wrong}, end=2)
+            with pytest.raises(ValueError, match=f"{setting} is {wrong}"):
+                schedule(AMSoftmax(), 1.0)
+    LossSchedule("scale", initial=None)(AMSoftmax(), 0.0)

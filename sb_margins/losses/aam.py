@@ -38,6 +38,7 @@ class AAMSoftmax(HardestMixin):
     """
 
     angular = True
+    ranges = {**HardestMixin.ranges, **HardestMixin.ANGLES}
 
     def __init__(
         self,
@@ -48,7 +49,8 @@ class AAMSoftmax(HardestMixin):
         top_margin: float = 0.06,
     ) -> None:
         super().__init__(scale, top_k, top_margin)
-        self.margin, self.easy_margin = float(margin), bool(easy_margin)
+        self.margin = self.sensible("margin", margin)
+        self.easy_margin = bool(easy_margin)
 
     def target(self, score: Tensor) -> Tensor:
         """``cos(theta + margin)``, [B]."""

@@ -40,7 +40,7 @@ class AMSoftmax(HardestMixin):
         top_margin: float = 0.06,
     ) -> None:
         super().__init__(scale, top_k, top_margin)
-        self.margin = float(margin)
+        self.margin = self.sensible("margin", margin)
 
     def target(self, score: Tensor) -> Tensor:
         """``score - margin``, [B]."""

@@ -16,12 +16,6 @@ from sb_margins.losses.pairing import check_scores
 from sb_margins.precision import full_precision, upcast
 
 
-def _check_delta(delta: float) -> float:
-    if not 0 <= delta <= 1:
-        raise UserError(f"delta is {delta}: it compares probabilities, 0 to 1")
-    return float(delta)
-
-
 class ASSoftmax(MarginLoss):
     """Softmax without the classes that are already far behind in probability.
 
@@ -63,7 +57,7 @@ class ASSoftmax(MarginLoss):
         self, delta: float = 0.1, scale: float = 30.0, base: MarginLoss | None = None
     ) -> None:
         super().__init__(scale)
-        self.delta = _check_delta(delta)
+        self.delta = self.sensible("delta", delta)
         self.base = base
         if base is not None:
             if base.keep().kind != "all" or base.top_k:
@@ -129,7 +123,7 @@ class MultiLabelASSoftmax(MarginLoss):
 
     def __init__(self, delta: float = 0.1, scale: float = 1.0) -> None:
         super().__init__(scale)
-        self.delta = _check_delta(delta)
+        self.delta = self.sensible("delta", delta)
 
     def forward(
         self,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -30,7 +33,7 @@ class MarginLoss(nn.Module):
     Raises
     ------
     ValueError
-        When the scale is not positive.
+        When a setting is out of its range.
 
     Example
     -------
@@ -41,16 +44,29 @@ class MarginLoss(nn.Module):
     """
 
     accepts: tuple[str, ...] = ("cosine",)
+    #: What a setting may be, and in which unit.
+    ranges: Mapping[str, tuple[float, float, str]] = {
+        "scale": (0.01, 1e4, "30 is usual"),
+        "margin": (0, 2, "in cosine"),
+        "top_margin": (0, 2, "in cosine"),
+        "delta": (0, 1, "it compares probabilities"),
+    }
     satisfied = "drop"
     top_k = 0
 
     def __init__(self, scale: float = 1.0) -> None:
         super().__init__()
-        if not scale > 0:
-            raise UserError(f"scale is {scale}: it must be more than 0 (30 is usual)")
-        self.scale = float(scale)
+        self.scale = self.sensible("scale", scale)
         self.stats: dict[str, Tensor] = {}
         self.check = InputCheck()
+
+    def sensible(self, setting: str, value: float) -> float:
+        """The value, refused when it is out of the setting's range."""
+        low, high, unit = self.ranges[setting]
+        if not low <= value <= high:
+            most = f"{high:g} ({unit})"
+            raise UserError(f"{setting} is {value}: it must be {low:g} to {most}")
+        return float(value)
 
     def target(self, score: Tensor) -> Tensor:
         """The target's score after its margin.
@@ -173,12 +189,16 @@ class HardestMixin(MarginLoss):
     """
 
     angular = False
+    ANGLES = dict.fromkeys(
+        ("margin", "m2", "top_margin"), (0, math.pi / 2, "in radians")
+    )
 
     def __init__(self, scale: float, top_k: int, top_margin: float) -> None:
         super().__init__(scale)
         if top_k < 0:
             raise UserError(f"top_k is {top_k}: it must be 0 (off) or more")
-        self.top_k, self.top_margin = int(top_k), float(top_margin)
+        self.top_k = int(top_k)
+        self.top_margin = self.sensible("top_margin", top_margin)
 
     def others(self, scores: Tensor, labels: Tensor) -> Tensor:
         """Scores with the hardest non-targets lifted, [B, C]."""

@@ -47,6 +47,11 @@ class CombinedMargin(HardestMixin):
     """
 
     angular = True
+    ranges = {
+        **HardestMixin.ranges,
+        **HardestMixin.ANGLES,
+        "m3": (0, 2, "in cosine"),
+    }
 
     def __init__(
         self,
@@ -63,7 +68,8 @@ class CombinedMargin(HardestMixin):
             raise UserError(f"m1 is {m1}: it multiplies the angle, 1, 2, 3, ...")
         if anneal < 0:
             raise UserError(f"anneal is {anneal}: it must be 0 (off) or more")
-        self.m1, self.m2, self.m3 = int(m1), float(m2), float(m3)
+        self.m1 = int(m1)
+        self.m2, self.m3 = self.sensible("m2", m2), self.sensible("m3", m3)
         self.anneal = float(anneal)
 
     def target(self, score: Tensor) -> Tensor:

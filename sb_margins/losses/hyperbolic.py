@@ -58,10 +58,11 @@ class HAMSoftmax(MarginLoss):
     """
 
     accepts = ("poincare",)
+    ranges = {**MarginLoss.ranges, "margin": (0, 10, "in distance")}
 
     def __init__(self, margin: float = 0.2, scale: float = 30.0) -> None:
         super().__init__(scale)
-        self.margin = float(margin)
+        self.margin = self.sensible("margin", margin)
 
     def target(self, score: Tensor) -> Tensor:
         """``-d - margin``, [B]."""

@@ -57,6 +57,7 @@ class RealAMSoftmax(MarginLoss):
     """
 
     accepts: tuple[str, ...] = ("cosine", "poincare")
+    ranges = {**MarginLoss.ranges, "margin": (0, 10, "in cosine or distance")}
 
     def __init__(
         self, margin: float = 0.2, scale: float = 30.0, satisfied: str = "zero"
@@ -67,7 +68,7 @@ class RealAMSoftmax(MarginLoss):
                 f"satisfied='{satisfied}' is none of {', '.join(FORMS)}."
                 f"{nearest(str(satisfied), FORMS)}"
             )
-        self.margin, self.satisfied = float(margin), satisfied
+        self.margin, self.satisfied = self.sensible("margin", margin), satisfied
         if satisfied == "zero":
             self.accepts = ("cosine",)
 

@@ -70,7 +70,6 @@ class WholeCheckpointer(Checkpointer):
             ) from error
 
     def _list_checkpoint_dirs(self) -> list[Path]:
-    def _list_checkpoint_dirs(self) -> list[Path]:
         half_written = self._half_written()
         for path in half_written - self._told if if_main_process() else ():
             logger.warning("%s is half-written: the one before it is used", path)

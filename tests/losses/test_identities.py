@@ -67,7 +67,9 @@ def test_01_all_violating_is_am(form):
 
 def test_02_all_satisfied():
     scores, labels = cosines()
-    losses = {f: RealAMSoftmax(margin=-2.0, satisfied=f) for f in FORMS}
+    losses = {f: RealAMSoftmax(satisfied=f) for f in FORMS}
+    for loss in losses.values():
+        loss.margin = -2.0
     got = {f: value_and_grad(x, scores, labels)[0] for f, x in losses.items()}
     close(got["clamp"], torch.full_like(got["clamp"], math.log(CLASSES)))
     close(got["drop"], torch.zeros_like(got["drop"]))
@@ -78,14 +80,10 @@ def test_02_all_satisfied():
 @pytest.mark.parametrize("margin", [-0.3, 0.0, 0.2, 0.7])
 def test_03_order_of_the_forms(margin):
     scores, labels = cosines()
-    am, drop, clamp = (
-        loss(scores, labels, reduction="none")
-        for loss in (
-            AMSoftmax(margin),
-            RealAMSoftmax(margin, satisfied="drop"),
-            RealAMSoftmax(margin, satisfied="clamp"),
-        )
-    )
+    losses = [AMSoftmax(), *(RealAMSoftmax(satisfied=f) for f in ("drop", "clamp"))]
+    for loss in losses:
+        loss.margin = margin
+    am, drop, clamp = (loss(scores, labels, reduction="none") for loss in losses)
     assert (drop <= am + 1e-12).all() and (am <= clamp + 1e-12).all()
     assert (clamp >= math.log(CLASSES) - 1e-12).all()
     if margin == 0:

@@ -186,7 +186,21 @@ def test_labels_out_of_range_on_a_gpu():
 
 
 SETTINGS = [
-    ("AMSoftmax", {"scale": 0}, "scale"),
+    ("AMSoftmax", {"scale": 0}, "scale is 0: it must be 0.01 to 10000"),
+    ("NormSoftmax", {"scale": float("inf")}, "scale"),
+    ("AMSoftmax", {"scale": float("nan")}, "scale"),
+    ("AMSoftmax", {"margin": -0.1}, "margin is -0.1: it must be 0 to 2 .in cosine"),
+    ("AMSoftmax", {"margin": 2.1}, "margin"),
+    ("AMSoftmax", {"top_margin": -0.1}, "top_margin"),
+    ("AAMSoftmax", {"margin": 20}, "it must be 0 to 1.5708 .in radians"),
+    ("AAMSoftmax", {"margin": float("nan")}, "margin"),
+    ("AAMSoftmax", {"top_margin": 1.6}, "in radians"),
+    ("RealAMSoftmax", {"margin": -0.1}, "margin"),
+    ("HAMSoftmax", {"margin": -0.1}, "margin"),
+    ("HAMSoftmax", {"margin": 10.1}, "in distance"),
+    ("CombinedMargin", {"m2": 1.6}, "m2 is 1.6.*in radians"),
+    ("CombinedMargin", {"m3": 2.1}, "m3 is 2.1.*in cosine"),
+    ("ASSoftmax", {"delta": -0.1}, "delta"),
     ("AMSoftmax", {"top_k": -1}, "top_k"),
     ("RealAMSoftmax", {"satisfied": "clam"}, "Did you mean 'clamp'"),
     ("ASSoftmax", {"delta": 1.5}, "delta"),
