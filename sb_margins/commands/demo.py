@@ -69,22 +69,19 @@ def main(argv: list[str]) -> int:
 def run_demo(flags: Sequence[str]) -> int:
     """Train with these flags, then verify files with the model."""
     from sb_margins.commands import verify_files
+    from sb_margins.commands.train import train
     from sb_margins.training.config import read_config
-    from sb_margins.training.evaluate import evaluate
-    from sb_margins.training.process import Interrupted, quiet
-    from sb_margins.training.run import run
+    from sb_margins.training.process import quiet
 
     quiet()
     start = time.monotonic()
     config = read_config(list(flags))
     if config.settings.corpus == "demo":
         print(SYNTHETIC + "\n")
-    try:
-        trained = run(config)
-    except Interrupted:
-        print("\nsaved; the same command again continues from here")
+    trained = train(config)
+    if trained is None:
         return 130
-    model = _shortest(evaluate(trained))
+    model = _shortest(trained.folder / "model")
     program = _shortest(sys.argv[0]) if Path(sys.argv[0]).is_file() else "sb-margins"
 
     same, different = pick_pairs(trained.prepared.manifest("test"))

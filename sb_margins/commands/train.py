@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from speechbrain.utils.distributed import if_main_process
 
-from sb_margins.training.config import read_config
+from sb_margins.training.config import TrainingConfig, read_config
 from sb_margins.training.evaluate import evaluate
 from sb_margins.training.process import (
     Interrupted,
@@ -13,7 +13,7 @@ from sb_margins.training.process import (
     leave_group,
     quiet,
 )
-from sb_margins.training.run import run
+from sb_margins.training.run import Trained, run
 from sb_margins.training.settings import describe_settings
 
 USAGE = """usage: sb-margins train FILE --data-folder CORPUS [--key value ...]
@@ -38,19 +38,19 @@ def main(argv: list[str]) -> int:
         print(USAGE + describe_settings())
         return 0
     quiet()
-    code = _train(argv)
+    code = 130 if train(read_config(argv)) is None else 0
     return leave_group(code) if in_group() else code
 
 
-def _train(argv: list[str]) -> int:
-    config = read_config(argv)
+def train(config: TrainingConfig) -> Trained | None:
+    """Train, evaluate and export; None when interrupted."""
     keep_memory(config.run_opts.device)
     try:
         trained = run(config)
     except Interrupted:
         if if_main_process():
             print("\nsaved; the same command again continues from here")
-        return 130
+        return None
     if if_main_process():
         evaluate(trained)
-    return 0
+    return trained

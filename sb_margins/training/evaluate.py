@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from sb_margins.data.trials import read_trials
@@ -24,7 +23,7 @@ from sb_margins.verification.scoring import score_trials
 from sb_margins.versions import versions
 
 
-def evaluate(trained: Trained) -> Path:
+def evaluate(trained: Trained) -> None:
     """Evaluate every list, write figures and pictures, export the model's folder."""
     folder, prepared, settings = trained.folder, trained.prepared, trained.settings
     corpus = prepared.data_root.resolve().name
@@ -55,11 +54,12 @@ def evaluate(trained: Trained) -> Path:
             title=f"{split}: {folder.name}",
         )
     if not lists:
-        return export_results(folder, folder / "model")
+        export_results(folder, folder / "model")
+        return
     plot_det(curves, folder / "det.png", title=folder.name)
     write_json(folder / "metrics.json", {"lists": lists, "versions": versions()})
     print_table(lists)
     dev = None
     if "dev" in curves:
         dev = (*curves["dev"], f"the dev trials of {corpus}")
-    return export_results(folder, folder / "model", dev=dev, metrics=lists)
+    export_results(folder, folder / "model", dev=dev, metrics=lists)
