@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -184,7 +183,7 @@ def main(argv: list[str]) -> int:
             settings.p_target[-1],
         )
 
-    speakers = {u.id: u.spk_id for manifest in manifests[::-1] for u in manifest}
+    speakers = {u.id: u.spk_id for m in manifests[::-1] for u in m if u.spk_id}
     rows: dict[str, dict[str, Any]] = {}
     curves: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for name, trials in lists.items():
@@ -227,8 +226,9 @@ def read_settings(argv: list[str]) -> VerifySettings:
         defaults = parse_yaml(VerifySettings, path, "verify")
     settings = parse(VerifySettings, argv, "verify [SETTINGS.yaml]", defaults)
     if not settings.trials:
-        for folder in filter(os.path.isdir, settings.manifest):
-            settings.trials |= Prepared.load(folder).trial_lists()
+        for folder in map(Path, settings.manifest):
+            if (folder / "prepare.json").is_file():
+                settings.trials |= Prepared.load(folder).trial_lists()
     settings.check()
     return settings
 
@@ -362,7 +362,9 @@ def load_cohort(
     manifest = Manifest.read(path)
     rows = draw_cohort(len(manifest), settings.cohort_size, settings.seed)
     manifest = Manifest([manifest[int(i)] for i in rows], manifest.root)
-    return embed(settings, model, manifest), {u.id: u.spk_id for u in manifest}
+    return embed(settings, model, manifest), {
+        u.id: u.spk_id for u in manifest if u.spk_id
+    }
 
 
 def plot(

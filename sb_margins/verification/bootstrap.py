@@ -30,6 +30,14 @@ def speakers_by_path(names: Sequence[str]) -> dict[str, str]:
     return {name: name.split("/")[0] for name in names}
 
 
+def speakers_for(names: Sequence[str], speakers: Mapping[str, str]) -> list[str]:
+    """The speaker of each utterance, or one error for all whose is not known."""
+    unknown = [name for name in names if name not in speakers]
+    if unknown:
+        raise UserError(f"no speaker is known for {len(unknown)}: {listed(unknown)}")
+    return [speakers[name] for name in names]
+
+
 def speakers_of(
     trials: Trials, speakers: Mapping[str, str] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -43,13 +51,9 @@ def speakers_of(
     utterances = [trials.models.get(name, (name,))[0] for name in names]
     known = speakers_by_path(utterances) if speakers is None else speakers
     if known or speakers is not None:
-        unknown = [name for name in utterances if name not in known]
-        if unknown:
-            raise UserError(
-                f"no speaker is known for {len(unknown)}: {listed(unknown)}"
-            )
         number: dict[str, int] = {}
-        group = np.array([number.setdefault(known[u], len(number)) for u in utterances])
+        spoken = speakers_for(utterances, known)
+        group = np.array([number.setdefault(who, len(number)) for who in spoken])
         sides = group[enrol], group[test]
         believed = speakers is not None or trials.labels is None
         if believed or ((sides[0] == sides[1]) == trials.labels).all():

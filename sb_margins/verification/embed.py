@@ -13,6 +13,7 @@ import json
 import os
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext, suppress
@@ -24,7 +25,15 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from sb_margins.audio import LONGEST, SAMPLE_RATE, Recording, audio_info, read_recording
+from sb_margins.audio import (
+    LONGEST,
+    SAMPLE_RATE,
+    AudioInfo,
+    Recording,
+    audio_info,
+    read_recording,
+)
+from sb_margins.data.manifest import Manifest
 from sb_margins.encoder import SpeakerEncoder, fingerprint
 from sb_margins.errors import UserError, listed
 from sb_margins.files import read_arrays, write_text, write_whole
@@ -33,6 +42,7 @@ from sb_margins.verification.embeddings import Embeddings
 
 FLUSH_SECONDS = 10.0  # a run that is killed loses at most so much work
 READ_AHEAD = 2  # batches
+READERS = 2  # threads
 
 
 class _Row(NamedTuple):
@@ -57,7 +67,6 @@ def embed_files(
     batch_seconds: float = 120.0,
     skip_bad: bool = False,
     progress: bool = True,
-    workers: int = 2,
 ) -> Embeddings:
     """Embed files whole (or as averaged crops), never padded; in their order.
 
@@ -76,16 +85,12 @@ def embed_files(
         How the embeddings are to be compared; kept with them.
     model : str, optional
         The fingerprint of encoder and similarity, when the caller knows it already.
-    device : str or torch.device
-        Where the encoder is.
     cache : str or Path, optional
         Folder of embeddings already made, keyed by the model's fingerprint and the
         file (path, size, time of change); filled every ten seconds.
-    crops : int
-        0: the whole file. Else: the mean of the embeddings of so many crops, evenly
-        spaced (voxceleb_trainer's protocol has ten).
-    crop_seconds : float
-        Length of a crop; shorter files are taken whole.
+    crops, crop_seconds : int, float
+        More than 0 crops: the mean of the embeddings of so many, evenly spaced
+        (voxceleb_trainer's protocol has ten); shorter files are taken whole.
     bf16 : bool
         Run the encoder under bfloat16 autocast.
     batch_seconds : float
@@ -93,10 +98,6 @@ def embed_files(
     skip_bad : bool
         Leave out unusable audio and list it in ``skipped``; otherwise an error names
         all such files once the rest is done.
-    progress : bool
-        Show a progress bar (on a terminal).
-    workers : int
-        Threads that read audio ahead.
     """
     if crops < 0 or crop_seconds <= 0 or batch_seconds <= 0:
         raise UserError("crops must be >= 0, crop_seconds and batch_seconds > 0")
@@ -115,8 +116,14 @@ def embed_files(
     done = EmbeddingCache(cache, model, way + (",bf16" if bf16 else ""))
     paths = _paths_of(files)
     was_training = isinstance(encoder, nn.Module) and encoder.training
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        lengths, skipped = _lengths(paths, rate, pool)
+    with ThreadPoolExecutor(READERS) as pool:
+        infos = dict(zip(paths, pool.map(_info, paths.values()), strict=True))
+        skipped = {name: why for name, why in infos.items() if isinstance(why, str)}
+        lengths = {
+            name: min(-(-info.frames * rate // info.rate), round(LONGEST * rate))
+            for name, info in infos.items()
+            if not isinstance(info, str)
+        }
         keys = {name: audio_key(paths[name]) if cache else name for name in lengths}
         batches = [
             batch
@@ -132,20 +139,18 @@ def embed_files(
         try:
             if was_training:
                 encoder.eval()  # type: ignore[attr-defined]
-            for names, outcomes in _read_ahead(batches, paths, rate, pool):
-                recordings: dict[str, Recording] = {}
-                for name, outcome in zip(names, outcomes, strict=True):
-                    if isinstance(outcome, Recording):
-                        recordings[name] = outcome
-                    else:
-                        skipped[name] = outcome
-                if not all(keys[name] in done for name in recordings):
-                    wavs = {name: found.wav for name, found in recordings.items()}
+            for outcomes in _read_ahead(batches, paths, rate, pool):
+                skipped |= {
+                    n: why for n, why in outcomes.items() if isinstance(why, str)
+                }
+                good = {n: o for n, o in outcomes.items() if not isinstance(o, str)}
+                if not all(keys[name] in done for name in good):
+                    wavs = {name: recording.wav for name, recording in good.items()}
                     vectors = _embed(encoder, wavs, crops, crop, device, bf16)
                     for name, vector in vectors.items():
-                        found = recordings[name]
-                        done.add(keys[name], _Row(vector, found.notes, found.seconds))
-                bar.update(len(names))
+                        row = _Row(vector, good[name].notes, good[name].seconds)
+                        done.add(keys[name], row)
+                bar.update(len(outcomes))
         finally:
             bar.close()
             done.flush()
@@ -164,17 +169,15 @@ def embed_files(
         )
     if not rows:
         raise UserError("no audio files were given")
-    matrix = np.stack([row.vector for row in rows.values()])
-    finite = np.isfinite(matrix).all(axis=1)
-    if not finite.all():
-        broken = [name for name, good in zip(rows, finite, strict=True) if not good]
+    broken = [name for name, row in rows.items() if not np.isfinite(row.vector).all()]
+    if broken:
         raise UserError(
             f"{len(broken)} of {len(rows)} embeddings are NaN or infinite: "
             f"{listed(broken)}. The model is broken: did its training diverge?"
         )
     return Embeddings(
         list(rows),
-        matrix,
+        np.stack([row.vector for row in rows.values()]),
         dict(sorted(skipped.items())),
         {name: row.seconds for name, row in rows.items()},
         {name: row.notes for name, row in rows.items() if row.notes},
@@ -185,42 +188,41 @@ def embed_files(
 
 def _paths_of(files: Any) -> dict[str, Path]:
     """Names and files of a manifest, a mapping or pairs."""
-    if hasattr(files, "path"):  # a Manifest
-        return {u.id: Path(files.path(u)) for u in files}
+    if isinstance(files, Manifest):
+        return {u.id: files.path(u) for u in files}
     pairs = files.items() if isinstance(files, Mapping) else files
     return {str(name): Path(path) for name, path in pairs}
 
 
-def _lengths(
-    paths: Mapping[str, Path], rate: int, pool: ThreadPoolExecutor
-) -> tuple[dict[str, int], dict[str, str]]:
-    """Lengths in samples at the model's rate by the headers; and unusable files."""
+def _info(path: Path) -> AudioInfo | str:
+    """What a file's header says, or why the file is unusable."""
+    try:
+        return audio_info(path)
+    except UserError as error:
+        return str(error)
 
-    def length(path: Path) -> int | str:
-        try:
-            info = audio_info(path)
-        except UserError as error:
-            return str(error)
-        return min(-(-info.frames * rate // info.rate), round(LONGEST * rate))
 
-    lengths, unusable = {}, {}
-    for name, found in zip(paths, pool.map(length, paths.values()), strict=True):
-        if isinstance(found, int):
-            lengths[name] = found
-        else:
-            unusable[name] = found
-    return lengths, unusable
+def _read(path: Path, rate: int) -> Recording | str:
+    """A recording, or why the file is unusable."""
+    try:
+        return read_recording(path, rate)
+    except UserError as error:
+        return str(error)
+
+
+def _grouped(lengths: Mapping[str, int]) -> dict[int, list[str]]:
+    """The names of each length, longest first (memory fails early)."""
+    groups: dict[int, list[str]] = {}
+    for name in sorted(lengths, key=lambda name: (-lengths[name], name)):
+        groups.setdefault(lengths[name], []).append(name)
+    return groups
 
 
 def _batches(lengths: Mapping[str, int], most_samples: int) -> list[list[str]]:
-    """Names of files of one length, longest first (memory fails early)."""
-    groups: dict[int, list[str]] = {}
-    for name, length in lengths.items():
-        groups.setdefault(length, []).append(name)
+    """Names of files of one length."""
     batches = []
-    for length in sorted(groups, reverse=True):
+    for length, names in _grouped(lengths).items():
         size = max(1, most_samples // max(1, length))
-        names = sorted(groups[length])
         batches += [names[i : i + size] for i in range(0, len(names), size)]
     return batches
 
@@ -230,22 +232,13 @@ def _read_ahead(
     paths: Mapping[str, Path],
     rate: int,
     pool: ThreadPoolExecutor,
-) -> Iterator[tuple[list[str], list[Any]]]:
-    """Batches with their recordings, or why a file is unusable."""
-
-    def read(name: str) -> Any:
-        try:
-            return read_recording(paths[name], rate)
-        except UserError as error:
-            return str(error)
-
-    waiting: list[list[Future]] = []
-    for number in range(len(batches) + READ_AHEAD):
-        if number < len(batches):
-            waiting.append([pool.submit(read, name) for name in batches[number]])
-        if number >= READ_AHEAD:
-            futures = waiting.pop(0)
-            yield batches[number - READ_AHEAD], [one.result() for one in futures]
+) -> Iterator[dict[str, Recording | str]]:
+    """The recordings of each batch, or why a file is unusable."""
+    waiting: deque[dict[str, Future]] = deque()
+    for names in [*batches, *[[]] * READ_AHEAD]:
+        waiting.append({name: pool.submit(_read, paths[name], rate) for name in names})
+        if len(waiting) > READ_AHEAD:
+            yield {name: one.result() for name, one in waiting.popleft().items()}
 
 
 def _embed(
@@ -258,11 +251,9 @@ def _embed(
 ) -> dict[str, np.ndarray]:
     """Embeddings of the files of one batch."""
     device = torch.device(device)
-    groups: dict[int, list[str]] = {}
-    for name, wav in wavs.items():  # one group, unless a header has a wrong length
-        groups.setdefault(len(wav), []).append(name)
     vectors: dict[str, np.ndarray] = {}
-    for names in groups.values():
+    # One group, unless a header has a wrong length.
+    for names in _grouped({name: len(wav) for name, wav in wavs.items()}).values():
         pieces = [piece for name in names for piece in _pieces(wavs[name], crops, crop)]
         batch = torch.from_numpy(np.stack(pieces))
         if device.type == "cuda":
@@ -327,9 +318,6 @@ class EmbeddingCache:
 
     def __getitem__(self, key: str) -> _Row:
         return self._rows[key]
-
-    def __len__(self) -> int:
-        return len(self._rows)
 
     def add(self, key: str, row: _Row) -> None:
         """Keep one embedding; on disk within `FLUSH_SECONDS`."""

@@ -27,24 +27,11 @@ def lookup(row_of: Mapping[str, int], names: Sequence[str]) -> np.ndarray:
 class Embeddings:
     """Embeddings by name, and what is known about where they come from.
 
-    Arguments
-    ---------
-    ids : list of str
-        Utterances, distinct.
-    matrix : numpy.ndarray
-        [N, D] float32, not normalised.
-    skipped : mapping of str to str
-        Utterances whose audio is unusable, and why (``skip_bad``).
-    seconds : mapping of str to float
-        Durations of the audio, where known.
-    notes : mapping of str to list of str
-        What makes an utterance's audio poor, see `sb_margins.audio.Recording`.
-    fingerprint : str, optional
-        Of the model that made them, see `sb_margins.encoder.SpeakerEncoder`.
-    similarity : mapping, optional
-        Settings of the similarity that they are made for.
-
-    ``row_of`` maps each name to its row.
+    ``ids`` [N] are distinct, ``matrix`` is [N, D] float32, not normalised; ``row_of``
+    maps each name to its row. Where known: utterances whose audio is unusable and why
+    (``skipped``), durations in ``seconds``, what makes audio poor (``notes``, see
+    `sb_margins.audio.Recording`), the ``fingerprint`` of the model
+    (`sb_margins.encoder.SpeakerEncoder`), settings of its ``similarity``.
 
     Example
     -------
@@ -126,12 +113,8 @@ class Embeddings:
                 "embeddings has ids [N] (text) and embeddings [N, D]"
             )
         ids = arrays["ids"]
-        if (
-            ids.ndim != 1
-            or ids.dtype.kind != "U"
-            or kept.dtype.kind not in "fiu"
-            or kept.ndim != 2
-        ):
+        shaped = ids.ndim == 1 and kept.ndim == 2
+        if not (shaped and ids.dtype.kind == "U" and kept.dtype.kind in "fiu"):
             raise UserError(
                 f"{path}: expected ids [N] of text and embeddings [N, D] of numbers, "
                 f"not {ids.dtype} {list(ids.shape)} and {kept.dtype} {list(kept.shape)}"
@@ -139,10 +122,9 @@ class Embeddings:
         matrix = np.ascontiguousarray(kept, dtype=np.float32)
         bad = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
         if bad.size:
-            names = [str(ids[i]) for i in bad[:5]]
             raise UserError(
                 f"{bad.size} of {len(ids)} embeddings in {path} are NaN or infinite: "
-                f"{listed(names)}"
+                f"{listed(ids[bad].tolist())}"
             )
         about = str(arrays.get("similarity", ""))
         try:

@@ -23,6 +23,7 @@ from torch import Tensor
 from sb_margins.errors import UserError, nearest
 from sb_margins.precision import full_precision, on_cpu
 from sb_margins.similarity import Similarity, similarity_from
+from sb_margins.verification.bootstrap import speakers_for
 from sb_margins.verification.embeddings import Embeddings
 from sb_margins.verification.scoring import Indexed
 
@@ -44,10 +45,7 @@ def speaker_means(
     embeddings: Embeddings, speakers: Mapping[str, str], similarity: Any = None
 ) -> np.ndarray:
     """Centres [S, D] of speakers in sorted order: a cohort none of them dominates."""
-    unknown = [name for name in embeddings.ids if name not in speakers]
-    if unknown:
-        raise UserError(f"no speaker is known for {len(unknown)} of the cohort")
-    names = np.array([speakers[name] for name in embeddings.ids])
+    names = np.array(speakers_for(embeddings.ids, speakers))
     rows = torch.from_numpy(embeddings.matrix[np.argsort(names, kind="stable")])
     counts = np.unique(names, return_counts=True)[1].tolist()
     centre = similarity_from(similarity).centre
@@ -57,18 +55,10 @@ def speaker_means(
 class Normaliser:
     """Score normalisation against one cohort.
 
-    Statistics are remembered by utterance name, so that several lists share them: use
-    one normaliser for one model and one similarity.
-
-    Arguments
-    ---------
-    method : str
-        ``"z"``, ``"t"``, ``"s"`` or ``"as"``.
-    cohort : numpy.ndarray
-        [C, D] embeddings of impostors: utterances or ``speaker_means``.
-    top_k : int
-        How many of the highest cohort scores count, for ``"as"``; more than there
-        are means all, with a warning.
+    ``method`` is z, t, s or as; ``cohort`` [C, D] are embeddings of impostors or their
+    ``speaker_means``; for AS-norm the ``top_k`` highest cohort scores count (more than
+    there are: all, with a warning). Statistics are remembered by utterance name, so
+    that several lists share them: use one normaliser for one model and similarity.
     """
 
     def __init__(self, method: str, cohort: Any, top_k: int = 400) -> None:
@@ -80,21 +70,19 @@ class Normaliser:
         self.cohort = np.ascontiguousarray(cohort, np.float32)
         if self.cohort.ndim != 2 or len(self.cohort) < 2:
             raise UserError(
-                "a cohort needs at least two embeddings [C, D], not shape "
-                f"{list(self.cohort.shape)}"
+                f"a cohort needs two embeddings [C, D], not {list(self.cohort.shape)}"
             )
         if not np.isfinite(self.cohort).all():
             raise UserError("some embeddings of the cohort are NaN or infinite")
         size = len(self.cohort)
-        if method == "as" and top_k < 2:
-            raise UserError(f"top_k must be at least 2, not {top_k}")
-        if method == "as" and top_k > size:
-            warnings.warn(
-                f"top_k={top_k}, but the cohort has {size}: all of it is used",
-                stacklevel=2,
-            )
-        self.method = method
-        self.top_k = min(top_k, size) if method == "as" else size
+        self.method, self.top_k = method, size
+        if method == "as":
+            if top_k < 2:
+                raise UserError(f"top_k must be at least 2, not {top_k}")
+            if top_k > size:
+                told = f"top_k={top_k}, but the cohort has {size}: all of it is used"
+                warnings.warn(told, stacklevel=2)
+            self.top_k = min(top_k, size)
         self._known: dict[str, tuple[float, float]] = {}
 
     @property
@@ -160,18 +148,17 @@ class Normaliser:
                 some = similarity.prepare(torch.from_numpy(index.matrix[at]).to(kind))
                 scores = similarity.prepared_matrix(some, others).float()
                 means, stds = top_statistics(scores, self.top_k)
-                flat = np.flatnonzero(stds < FLAT)
-                if flat.size:
-                    raise UserError(
-                        "all cohort scores are alike for "
-                        f"{index.names[at[flat[0]]]}: the cohort or the model is broken"
-                    )
-                pairs = zip(means.tolist(), stds.tolist(), strict=True)
-                names = [index.names[r] for r in at]
-                self._known.update(zip(names, pairs, strict=True))
+                for row, mean_of, std in zip(at, means, stds, strict=True):
+                    name = index.names[row]
+                    if std < FLAT:
+                        raise UserError(
+                            f"all cohort scores are alike for {name}: the cohort or "
+                            "the model is broken"
+                        )
+                    self._known[name] = mean_of, std
 
 
-def top_statistics(scores: Tensor, top_k: int) -> tuple[np.ndarray, np.ndarray]:
+def top_statistics(scores: Tensor, top_k: int) -> tuple[list[float], list[float]]:
     """Mean and (unbiased) standard deviation of the ``top_k`` largest of each row."""
     if top_k < scores.shape[1]:
         if on_cpu(scores.device):
@@ -182,4 +169,4 @@ def top_statistics(scores: Tensor, top_k: int) -> tuple[np.ndarray, np.ndarray]:
         else:
             scores = scores.topk(top_k, dim=1, sorted=False).values
     std, mean = torch.std_mean(scores, dim=1)
-    return mean.cpu().numpy(), std.cpu().numpy()
+    return mean.tolist(), std.tolist()

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sb_margins.errors import UserError
 from sb_margins.similarity import Similarity
+from sb_margins.verification.bootstrap import speakers_for
 from sb_margins.verification.embeddings import Embeddings
 
 
@@ -24,14 +25,8 @@ class PLDASimilarity(Similarity):
 
         x' Psi y + (x' Phi x + y' Phi y) / 2 + constant
 
-    Arguments
-    ---------
-    mean : numpy.ndarray
-        [D].
-    factors : numpy.ndarray
-        [D, R], ``F`` of SpeechBrain's PLDA.
-    sigma : numpy.ndarray
-        [D, D], residual covariance.
+    ``mean`` [D], ``factors`` [D, R] (``F`` of SpeechBrain's PLDA) and the residual
+    covariance ``sigma`` [D, D].
     """
 
     def __init__(
@@ -75,32 +70,16 @@ class PLDASimilarity(Similarity):
 
 
 def train_plda(
-    embeddings: Embeddings,
-    speakers: Mapping[str, str],
-    *,
-    rank: int = 100,
-    iterations: int = 10,
+    embeddings: Embeddings, speakers: Mapping[str, str], *, rank: int = 100
 ) -> PLDASimilarity:
-    """Train SpeechBrain's PLDA on embeddings of known speakers.
+    """Train SpeechBrain's PLDA on embeddings of known speakers, ten steps of EM.
 
-    Arguments
-    ---------
-    embeddings : Embeddings
-        Of training data, several utterances per speaker.
-    speakers : mapping of str to str
-        The speaker of each utterance.
-    rank : int
-        Dimension of the speaker space; at most that of the embeddings.
-    iterations : int
-        EM steps.
+    ``rank`` is the dimension of the speaker space, at most that of the embeddings.
     """
     from speechbrain.processing.PLDA_LDA import PLDA, StatObject_SB
 
     count, size = embeddings.matrix.shape
-    unknown = [name for name in embeddings.ids if name not in speakers]
-    if unknown:
-        raise UserError(f"no speaker is known for {len(unknown)} utterances")
-    names = np.array([speakers[name] for name in embeddings.ids], dtype="|O")
+    names = np.array(speakers_for(embeddings.ids, speakers), dtype="|O")
     if count <= size or len(set(names)) < 2:
         raise UserError(
             f"PLDA needs more utterances than dimensions and several speakers; there "
@@ -115,6 +94,6 @@ def train_plda(
         stat0=np.ones((count, 1)),
         stat1=embeddings.matrix.astype(np.float64),
     )
-    plda = PLDA(rank_f=min(rank, size), nb_iter=iterations)
+    plda = PLDA(rank_f=min(rank, size), nb_iter=10)
     plda.plda(stats)
     return PLDASimilarity(plda.mean, plda.F, plda.Sigma)

@@ -15,8 +15,7 @@ from sb_margins.precision import full_precision, on_cpu
 from sb_margins.similarity import Similarity, similarity_from
 from sb_margins.verification.embeddings import Embeddings, lookup
 
-# Trials in one gather: small enough that both sides stay in a processor's cache; an
-# accelerator wants larger ones.
+# Trials in one gather: on a CPU so few that both sides stay in its cache.
 CHUNK = {"cpu": 2048, "accelerator": 131_072}
 # Cells in one block product of a dense list.
 CELLS = 1 << 24
@@ -89,37 +88,17 @@ def score_trials(
     normaliser: Any = None,
     device: str | torch.device = "cpu",
 ) -> np.ndarray:
-    """Score every trial; larger means the same speaker.
+    """Scores [N] float32 of all trials; larger means the same speaker.
 
-    Arguments
-    ---------
-    embeddings : Embeddings
-        Of every utterance that the trials need.
-    trials : Trials
-    similarity : optional
-        Anything that `similarity_from` takes, or a ``PLDASimilarity``. Default: the one
-        that the embeddings are made for, else the cosine.
-    mean : numpy.ndarray, optional
-        [D], subtracted from all embeddings first (the mean of a cohort or of
-        development data; for Euclidean embeddings).
-    normaliser : normalisation.Normaliser, optional
-        z-, t-, s- or AS-norm against a cohort.
-    device : str or torch.device
-        Where the products are computed.
-
-    Returns
-    -------
-    numpy.ndarray
-        [N] float32.
-
-    Raises
-    ------
-    UserError
-        When embeddings are missing or scores are not finite.
+    ``similarity`` is anything that `similarity_from` takes, or a ``PLDASimilarity``;
+    default: the one that the embeddings are made for, else the cosine. ``mean`` [D] (of
+    a cohort or of development data; for Euclidean embeddings) is subtracted from all
+    embeddings first; ``normaliser`` is a ``Normaliser`` against a cohort. Raises when
+    embeddings are missing or scores are not finite.
     """
-    if similarity is None:
-        similarity = embeddings.similarity
-    compare = similarity_from(similarity)
+    compare = similarity_from(
+        embeddings.similarity if similarity is None else similarity
+    )
     index = index_trials(embeddings, trials, compare, mean)
     with torch.inference_mode(), full_precision(torch.device(device)):
         rows = compare.prepare(torch.from_numpy(index.matrix).to(device))

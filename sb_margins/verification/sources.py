@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from sb_margins.data.manifest import Manifest
@@ -15,30 +15,26 @@ SUFFIXES = (".wav", ".flac", ".m4a", ".mp3", ".ogg")
 
 
 def read_manifests(paths: Iterable[str], root: str | None) -> list[Manifest]:
-    """Manifests of CSVs and prepared folders.
+    """Manifests of files and folders: all splits of one that ``prepare`` wrote.
 
     ``root`` replaces the folder that their files are relative to.
     """
     manifests = []
-    for path in paths:
-        base: str | Path | None = root
-        csvs = [Path(path)]
-        if Path(path).is_dir():
-            prepared = Prepared.load(path)
-            csvs = [prepared.folder / f"{split}.csv" for split in prepared.splits]
-            base = root or prepared.data_root
-        manifests += [Manifest.read(csv, base) for csv in csvs]
+    for path in map(Path, paths):
+        files = [path]
+        if (path / "prepare.json").is_file():
+            files = [path / f"{split}.csv" for split in Prepared.load(path).splits]
+        manifests += [Manifest.read(file, root) for file in files]
     return manifests
 
 
 def locate(
-    names: Iterable[str], folder: str | None, manifests: Iterable[Manifest]
+    names: Collection[str], folder: str | None, manifests: Iterable[Manifest]
 ) -> tuple[dict[str, Path], list[str]]:
     """The file of each utterance, and the names without one.
 
-    A manifest's file, or one below the data folder and its usual sub-folders
-    (``wav``, ``test/wav``, ``eval``, ...), with the suffix that the name has, none,
-    or another.
+    A manifest's file, or one below the data folder and its usual sub-folders, with the
+    suffix that the name has, none, or another.
     """
     if folder is not None and not Path(folder).is_dir():
         raise UserError(f"no such data folder: {folder}")
@@ -47,17 +43,14 @@ def locate(
         for utterance in manifest:
             known.setdefault(utterance.id, manifest.path(utterance))
     files: dict[str, Path] = {}
-    missing = []
     prefixes = list(PREFIXES)
     for name in names:
         path = known.get(name)
         if path is None and folder is not None:
             path = _below(Path(folder), prefixes, name)
-        if path is None:
-            missing.append(name)
-        else:
+        if path is not None:
             files[name] = path
-    return files, missing
+    return files, [name for name in names if name not in files]
 
 
 def _below(root: Path, prefixes: list[str], name: str) -> Path | None:

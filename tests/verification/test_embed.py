@@ -75,7 +75,7 @@ def test_each_embedding_is_that_of_the_utterance_alone(corpus, device):
 
 def test_order_does_not_matter_and_runs_are_identical(corpus):
     one = embed_files(Toy(), corpus, progress=False)
-    two = embed_files(Toy(), dict(reversed(corpus.items())), progress=False, workers=4)
+    two = embed_files(Toy(), dict(reversed(corpus.items())), progress=False)
     assert two.ids == one.ids[::-1]
     np.testing.assert_array_equal(one.matrix, two.matrix[::-1])
 
@@ -191,7 +191,8 @@ def test_damaged_parts_are_made_again(corpus, tmp_path):
     part.write_bytes(part.read_bytes()[:100])
     again = embed_files(Toy(), corpus, cache=cache, progress=False)
     np.testing.assert_array_equal(first.matrix, again.matrix)
-    assert len(EmbeddingCache(cache, fingerprint(Toy()), "whole")) == len(corpus)
+    kept = EmbeddingCache(cache, fingerprint(Toy()), "whole")
+    assert all(audio_key(path) in kept for path in corpus.values())
 
 
 def test_caches_of_older_versions_are_passed_over(corpus, tmp_path):

@@ -165,7 +165,7 @@ def test_cohorts():
     np.testing.assert_allclose(means[1], cohort.matrix[[1, 6]].mean(0), rtol=1e-5)
     with pytest.raises(UserError, match="no score normalisation 'ass'"):
         Normaliser("ass", cohort.matrix)
-    with pytest.raises(UserError, match="at least two"):
+    with pytest.raises(UserError, match="needs two embeddings"):
         Normaliser("z", cohort.matrix[:1])
     with pytest.raises(UserError, match="top_k"):
         Normaliser("as", cohort.matrix, 1)
