@@ -88,9 +88,7 @@ def usable_cores() -> float:
 
 def cores(torch: ModuleType | None) -> Finding:
     usable, remedy = usable_cores(), ""
-    if torch is None:
-        return Finding("cores", f"{usable:g}")
-    threads = torch.get_num_threads()
+    threads = torch.get_num_threads() if torch else 0
     if threads > max(1, usable):
         remedy = f"more threads are slower: export OMP_NUM_THREADS={usable:.0f}"
     elif threads == 1 and usable >= 2:
@@ -148,8 +146,7 @@ def gpu(torch: Any) -> Finding:
         return Finding("GPU", names)
     if seen := nvidia_gpus():
         if "CPU" in build(torch).detail:
-            detail = f"{seen[0]}, but PyTorch is a CPU build"
-            return Finding("GPU", detail, CPU_BUILD)
+            return Finding("GPU", f"{seen[0]}, but PyTorch is a CPU build", CPU_BUILD)
         remedy = "too old a driver for this PyTorch, or CUDA_VISIBLE_DEVICES hides it"
         return Finding("GPU", f"{seen[0]}, but PyTorch cannot use it", remedy)
     if torch.backends.mps.is_available():
@@ -202,20 +199,16 @@ def soundfile() -> Finding:
 def needed() -> Iterator[Finding]:
     for name in NEEDED:
         module, why = try_import(name)
-        if module is None:
-            yield Finding(name, why, SET_UP, bad=True)
-        else:
-            yield Finding(name, getattr(module, "__version__", "installed"))
+        detail = why or getattr(module, "__version__", "installed")
+        yield Finding(name, detail, SET_UP if why else "", bad=bool(why))
 
 
 def optional() -> Iterator[Finding]:
     for module, (purpose, extra) in OPTIONAL.items():
         name = module.replace("_", "-")
-        if importlib.util.find_spec(module):
-            yield Finding(name, f"{version(name)} ({purpose})")
-        else:
-            remedy = f"pip install 'sb-margins[{extra}]'"
-            yield Finding(name, f"missing; for {purpose}", remedy)
+        missing = importlib.util.find_spec(module) is None
+        detail = f"{'missing' if missing else version(name)} ({purpose})"
+        yield Finding(name, detail, f"pip install 'sb-margins[{extra}]'" * missing)
 
 
 def program(name: str) -> Finding:

@@ -11,7 +11,6 @@ from sb_margins.data.manifest import Manifest
 from sb_margins.errors import UserError, nearest
 
 FORMAT = 1
-_ORDER = {"train": 0, "dev": 1, "test": 2}
 
 
 @dataclass
@@ -28,13 +27,12 @@ class Prepared:
     @classmethod
     def load(cls, folder: str | Path) -> Prepared:
         """Open a folder that ``prepare`` wrote earlier."""
-        folder = Path(folder)
-        if not (folder / "prepare.json").is_file():
+        prepared = cls(Path(folder), Path())
+        if not (prepared.folder / "prepare.json").is_file():
             raise UserError(
                 f"{folder} is not a prepared folder (it has no prepare.json). "
                 "Make one with: sb-margins prepare"
             )
-        prepared = cls(folder, Path())
         prepared.data_root = Path(prepared.info["data_root"])
         return prepared
 
@@ -46,11 +44,8 @@ class Prepared:
     @property
     def splits(self) -> list[str]:
         """The splits, train first, then dev, test and the rest by name."""
-        if (self.folder / "prepare.json").is_file():
-            names = list(self.info["counts"])
-        else:
-            names = [path.stem for path in self.folder.glob("*.csv")]
-        return sorted(names, key=lambda name: (_ORDER.get(name, len(_ORDER)), name))
+        order = {"train": 0, "dev": 1, "test": 2}
+        return sorted(self.info["counts"], key=lambda name: (order.get(name, 3), name))
 
     def manifest(self, split: str) -> Manifest:
         """Read one split's manifest."""
