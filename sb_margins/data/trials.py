@@ -93,7 +93,7 @@ class Trials:
         same = self.labels == 1
         ones = np.ones(int(same.sum()), np.int8)
         joined = coo_matrix((ones, (enrol[same], test[same])), (len(names),) * 2)
-        return names, connected_components(joined, directed=False)[1].astype(np.int64)
+        return names, connected_components(joined)[1].astype(np.int64)
 
     def renamed(self, name: Callable[[str], str]) -> Trials:
         """The trials under other names, from the list's name to the new one."""

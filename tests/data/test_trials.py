@@ -95,6 +95,9 @@ def test_contradicting_trials_are_refused_with_their_lines(tmp_path):
     path.write_text("1 a b\n\n0 a c\n0 a b\n1 c b\n0 c b\n")
     with pytest.raises(UserError, match=r"lines 1 and 4: 'a b' is both.*1 more"):
         read_trials(path)
+    path.write_text("1 a b\n0 a b\n")
+    with pytest.raises(UserError, match="'a b' is both target and non-target$"):
+        read_trials(path)
     path.write_text("1 a b\n1 a b\n0 b a\n")  # the same twice; the other direction
     assert len(read_trials(path)) == 3
 
