@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -17,7 +16,7 @@ from sb_margins.data.manifest import Manifest
 from sb_margins.data.prepared import Prepared
 from sb_margins.data.trials import Trials, read_trials
 from sb_margins.errors import UserError, listed
-from sb_margins.files import hash_file, write_json, write_text
+from sb_margins.files import hash_file, write_json
 from sb_margins.plots.det import plot_det
 from sb_margins.plots.histogram import plot_histogram
 from sb_margins.select import hparams_dir
@@ -33,10 +32,12 @@ from sb_margins.verification.report import (
     interval_notes,
     marked_thresholds,
     print_table,
+    report_audio,
+    write_lines,
 )
 from sb_margins.verification.score_file import write_scores
 from sb_margins.verification.scorer import Scorer
-from sb_margins.verification.sources import locate, read_manifests
+from sb_margins.verification.sources import known_speakers, locate, read_manifests
 from sb_margins.versions import versions
 
 if TYPE_CHECKING:
@@ -116,21 +117,22 @@ class VerifySettings(FigureSettings):
         }
         used = [what for what, is_used in needing_cohort.items() if is_used]
         problems: dict[str, Any] = {
-            "no trials. Give --trials NAME=LIST ..., or --manifest a prepared folder "
-            "that has lists": not self.trials,
+            "no trials. Give --trials NAME=LIST, or --manifest a prepared folder": (
+                not self.trials
+            ),
             "give either --model (a model folder) or --embeddings (an .npz)": (
                 bool(self.model) == bool(self.embeddings)
             ),
-            "where is the audio? Give --data-folder (the names in the lists are "
-            "relative to it) or --manifest (a CSV or prepared folder)": (
+            "where is the audio? Give --data-folder or --manifest": (
                 self.model and not (self.data_folder or self.manifest)
             ),
-            f"enrolment is given for '{listed(strange)}', none of the lists: "
-            f"{lists}": strange,
-            f"calibrate_on '{dev}' is none of the lists: {lists}. Name it in --trials "
-            "as well": dev and dev not in self.trials,
-            f"{listed(used)} needs --cohort (a manifest CSV or an .npz of embeddings "
-            "of training speakers)": used and not self.cohort,
+            f"enrolment of '{listed(strange)}', none of the lists: {lists}": strange,
+            f"calibrate_on '{dev}' is none of the lists: {lists}": (
+                dev and dev not in self.trials
+            ),
+            f"{listed(used)} needs --cohort (a manifest or an .npz of embeddings)": (
+                used and not self.cohort
+            ),
             "quality measures need --calibrate-on LIST": self.quality and not dev,
             "quality measure cohort needs norm s or as": (
                 "cohort" in self.quality and self.norm not in ("s", "as")
@@ -162,11 +164,22 @@ def main(argv: list[str]) -> int:
     started = time.monotonic()
     settings = read_settings(argv)
     folder = Path(settings.output_folder)
-    given = read_lists(settings)
+    given = {
+        name: read_trials(path, enrolment=settings.enrolment.get(name))
+        for name, path in settings.trials.items()
+    }
+    dev, calibration = settings.calibrate_on, None
+    if dev and given[dev].labels is None:
+        raise UserError(f"calibrate_on: the list '{dev}' has no labels")
     folder.mkdir(parents=True, exist_ok=True)
 
     manifests = read_manifests(settings.manifest, settings.data_folder)
-    model = load_model(settings)
+    model = None
+    if settings.model:
+        from sb_margins.inference import SpeakerVerifier  # imports SpeechBrain
+
+        device = settings.run_device
+        model = SpeakerVerifier.from_hparams(settings.model, device=device)
     embeddings = embed_lists(settings, model, given, manifests)
     lists = {name: trials.without(embeddings.skipped) for name, trials in given.items()}
     for name, trials in lists.items():
@@ -175,15 +188,13 @@ def main(argv: list[str]) -> int:
 
     scorer = make_scorer(settings, model, embeddings)
     final = scores = {name: scorer.score(trials) for name, trials in lists.items()}
-    calibration = None
-    if settings.calibrate_on:
+    if dev:
+        prior = settings.p_target[-1]
         calibration, final = scorer.calibrate(
-            *(lists, scores, settings.calibrate_on),
-            settings.quality,
-            settings.p_target[-1],
+            lists, scores, dev, settings.quality, prior
         )
 
-    speakers = {u.id: u.spk_id for m in manifests[::-1] for u in m if u.spk_id}
+    speakers = known_speakers(manifests)
     rows: dict[str, dict[str, Any]] = {}
     curves: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for name, trials in lists.items():
@@ -196,8 +207,8 @@ def main(argv: list[str]) -> int:
             "normalisation": scorer.normalisation,
         }
         if calibration:
-            itself = " (itself)" if settings.calibrate_on == name else ""
-            rows[name]["calibration"] = f"on {settings.calibrate_on}{itself}"
+            itself = " (itself)" if name == dev else ""
+            rows[name]["calibration"] = f"on {dev}{itself}"
         if trials.labels is not None:
             curves[name] = final[name], trials.labels
             sides = None
@@ -233,27 +244,6 @@ def read_settings(argv: list[str]) -> VerifySettings:
     return settings
 
 
-def read_lists(settings: VerifySettings) -> dict[str, Trials]:
-    """The trial lists by name."""
-    lists = {
-        name: read_trials(path, enrolment=settings.enrolment.get(name))
-        for name, path in settings.trials.items()
-    }
-    dev = settings.calibrate_on
-    if dev and lists[dev].labels is None:
-        raise UserError(f"calibrate_on: the list '{dev}' has no labels")
-    return lists
-
-
-def load_model(settings: VerifySettings) -> SpeakerVerifier | None:
-    """The model, unless there are embeddings."""
-    if settings.model is None:
-        return None
-    from sb_margins.inference import SpeakerVerifier  # imports SpeechBrain
-
-    return SpeakerVerifier.from_hparams(settings.model, device=settings.run_device)
-
-
 def embed(settings: VerifySettings, model: SpeakerVerifier, files: Any) -> Embeddings:
     """Embeddings of files with the settings and the cache."""
     caches = {"auto": f"{settings.output_folder}/cache", "none": None}
@@ -285,7 +275,7 @@ def embed_lists(
         missing = [name for name in needed if name not in embeddings]
     else:
         files, missing = locate(needed, settings.data_folder, manifests)
-    _write_lines(folder / "missing.txt", missing)
+    write_lines(folder / "missing.txt", missing)
     if missing and not settings.skip_bad:
         places = [settings.embeddings, settings.data_folder, *settings.manifest]
         raise UserError(
@@ -296,28 +286,12 @@ def embed_lists(
         )
     if model is not None:
         embeddings = embed(settings, model, files)
-    skipped = {**dict.fromkeys(missing, "not found"), **embeddings.skipped}
-    skipped = embeddings.skipped = dict(sorted(skipped.items()))
-    _write_lines(folder / "skipped.txt", map("\t".join, skipped.items()))
-    if skipped:
-        print(f"{len(skipped)} utterances cannot be used; see {folder / 'skipped.txt'}")
-    poor = sorted(embeddings.notes.items())
-    lines = [f"{name}\t{note}" for name, notes in poor for note in notes]
-    _write_lines(folder / "notes.txt", lines)
-    if poor:
-        print(f"{len(poor)} recordings are poor; see {folder / 'notes.txt'}")
+    absent = dict.fromkeys(missing, "not found")
+    embeddings.skipped = {**absent, **embeddings.skipped}
+    report_audio(embeddings, folder)
     if settings.save_embeddings:
         embeddings.save(folder / "embeddings.npz")
     return embeddings
-
-
-def _write_lines(path: Path, lines: Iterable[str]) -> None:
-    """Write lines; where there are none, remove the file of an older run."""
-    text = "".join(f"{line}\n" for line in lines)
-    if text:
-        write_text(path, text)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def make_scorer(
@@ -345,26 +319,22 @@ def load_cohort(
     settings: VerifySettings, model: SpeakerVerifier | None, embeddings: Embeddings
 ) -> tuple[Embeddings, dict[str, str]]:
     """Embeddings of the cohort, and its speakers as far as they are known."""
-    path = str(settings.cohort)
+    path, draw = str(settings.cohort), (settings.cohort_size, settings.seed)
     if path.endswith(".npz"):
         cohort = Embeddings.load(path)
         prints = {embeddings.fingerprint, cohort.fingerprint} - {None}
         if len(prints) > 1:
             raise UserError(f"the cohort {path} is of another model: embed it again")
-        cohort = cohort.subset(
-            draw_cohort(len(cohort), settings.cohort_size, settings.seed)
-        )
+        cohort = cohort.subset(draw_cohort(len(cohort), *draw))
         return cohort, speakers_by_path(cohort.ids)
     if model is None:
         raise UserError(
             "with --embeddings the cohort must be an .npz of the same model"
         )
-    manifest = Manifest.read(path)
-    rows = draw_cohort(len(manifest), settings.cohort_size, settings.seed)
-    manifest = Manifest([manifest[int(i)] for i in rows], manifest.root)
-    return embed(settings, model, manifest), {
-        u.id: u.spk_id for u in manifest if u.spk_id
-    }
+    whole = Manifest.read(path)
+    rows = draw_cohort(len(whole), *draw).tolist()
+    manifest = Manifest([whole[row] for row in rows], whole.root)
+    return embed(settings, model, manifest), known_speakers([manifest])
 
 
 def plot(

@@ -1,9 +1,8 @@
 """Embeddings of many files: no padding, resumable, unusable audio named.
 
-One batcher: files of exactly equal length share a batch, because padding would change
-the embeddings. One cache: a folder per model and way of embedding holds parts that are
-written once, whole or not at all, so that a killed run continues and several lists and
-processes share the work.
+Files of exactly equal length share a batch, because padding would change the
+embeddings. The cache is a folder per model and way of embedding; its parts are written
+once, whole or not at all, so that several lists and processes share the work.
 """
 
 from __future__ import annotations
@@ -70,34 +69,18 @@ def embed_files(
 ) -> Embeddings:
     """Embed files whole (or as averaged crops), never padded; in their order.
 
-    What is batched together depends on the files asked for alone, so that a run that
-    was killed and continued gives the same numbers.
-
-    Arguments
-    ---------
-    encoder : callable
-        A `SpeakerEncoder`, or any function of a float32 tensor [B, T] of speech on
-        ``device``, rows of equal true length, to [B, D]. A module is put in eval mode
-        meanwhile; its ``sample_rate`` is what files are read at, else 16 kHz.
-    files : Manifest, mapping or iterable of pairs
-        Names and audio files.
-    similarity : optional
-        How the embeddings are to be compared; kept with them.
-    model : str, optional
-        The fingerprint of encoder and similarity, when the caller knows it already.
-    cache : str or Path, optional
-        Folder of embeddings already made, keyed by the model's fingerprint and the
-        file (path, size, time of change); filled every ten seconds.
-    crops, crop_seconds : int, float
-        More than 0 crops: the mean of the embeddings of so many, evenly spaced
-        (voxceleb_trainer's protocol has ten); shorter files are taken whole.
-    bf16 : bool
-        Run the encoder under bfloat16 autocast.
-    batch_seconds : float
-        Most audio in one batch.
-    skip_bad : bool
-        Leave out unusable audio and list it in ``skipped``; otherwise an error names
-        all such files once the rest is done.
+    ``encoder`` is a `SpeakerEncoder` or any function of a float32 tensor [B, T] of
+    speech on ``device``, rows of equal true length, to [B, D]; a module is put in eval
+    mode meanwhile, and its ``sample_rate`` is what files are read at, else 16 kHz.
+    ``files`` are a Manifest, or names and audio files as a mapping or pairs. The
+    ``similarity`` and the fingerprint of the ``model`` are kept with the embeddings.
+    The folder ``cache`` holds embeddings already made, by the fingerprint and the file
+    (path, size, time of change); it is filled every ten seconds. What is batched
+    together depends on the files asked for alone, so that a run that was killed and
+    continued gives the same numbers. More than 0 ``crops``: the mean of the embeddings
+    of so many, evenly spaced (voxceleb_trainer's protocol has ten); shorter files are
+    taken whole. Unusable audio is left out and listed in ``skipped`` when ``skip_bad``,
+    otherwise an error names all such files once the rest is done.
     """
     if crops < 0 or crop_seconds <= 0 or batch_seconds <= 0:
         raise UserError("crops must be >= 0, crop_seconds and batch_seconds > 0")
@@ -279,9 +262,7 @@ def audio_key(path: str | Path) -> str:
     """Names an audio file and its state: where it is, how large, changed when."""
     stat = os.stat(path)
     text = f"{os.path.realpath(path)}\n{stat.st_size}\n{stat.st_mtime_ns}"
-    return hashlib.blake2b(
-        text.encode(errors="surrogateescape"), digest_size=16
-    ).hexdigest()
+    return hashlib.blake2b(os.fsencode(text), digest_size=16).hexdigest()
 
 
 class EmbeddingCache:

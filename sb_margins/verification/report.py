@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from sb_margins.files import write_text
 from sb_margins.verification.bootstrap import SEED, Sides, bootstrap
+from sb_margins.verification.embeddings import Embeddings
 from sb_margins.verification.metrics import (
     Metric,
     OperatingPoints,
@@ -108,3 +111,26 @@ def print_table(
         more = [str(row.get(key, "")) for key in extra]
         table.add_row(name, f"{row['trials']:,}", *cells, *more)
     console.print(table)
+
+
+def report_audio(embeddings: Embeddings, folder: Path) -> None:
+    """Say how much audio cannot be used or is poor; which, in files of ``folder``."""
+    skipped = [f"{name}\t{why}" for name, why in sorted(embeddings.skipped.items())]
+    poor = sorted(embeddings.notes.items())
+    notes = [f"{name}\t{note}" for name, all_of_it in poor for note in all_of_it]
+    for name, lines, what in (
+        ("skipped.txt", skipped, f"{len(skipped)} utterances cannot be used"),
+        ("notes.txt", notes, f"{len(poor)} recordings are poor"),
+    ):
+        write_lines(folder / name, lines)
+        if lines:
+            print(f"{what}; see {folder / name}")
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write lines; where there are none, remove the file of an older run."""
+    text = "".join(f"{line}\n" for line in lines)
+    if text:
+        write_text(path, text)
+    else:
+        path.unlink(missing_ok=True)

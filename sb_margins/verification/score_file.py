@@ -33,12 +33,11 @@ def read_scores(
 ) -> tuple[Trials, np.ndarray]:
     """Read a score file; its form is recognised. Returns trials and scores [N].
 
-    Four columns: two names, a label and a score, as SpeechBrain (``enrol test label
-    score``), wespeaker (``enrol test score label``) and we (``label enrol test
-    score``) write them. Three columns: ``enrol test score``, for which the labels
-    come from the ``key``, a labelled trial list. Two columns: a label and a score
-    (the trials have no names). White space or commas between columns; a header is
-    skipped. With a ``key``, its trials are returned, in its order.
+    Columns: ``enrol test label score`` (SpeechBrain), ``enrol test score label``
+    (wespeaker) or ``label enrol test score`` (ours); ``enrol test score``, with labels
+    from the ``key``, a labelled trial list; a label and a score, of trials without
+    names. White space or commas between columns; a header is skipped. With a ``key``,
+    its trials are returned, in its order.
     """
     path = Path(path)
     numbers, rows = _rows(path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from sb_margins.data.manifest import Manifest
@@ -26,6 +26,11 @@ def read_manifests(paths: Iterable[str], root: str | None) -> list[Manifest]:
             files = [path / f"{split}.csv" for split in Prepared.load(path).splits]
         manifests += [Manifest.read(file, root) for file in files]
     return manifests
+
+
+def known_speakers(manifests: Sequence[Manifest]) -> dict[str, str]:
+    """The speaker of each utterance, as far as manifests know; the first one counts."""
+    return {u.id: u.spk_id for m in reversed(manifests) for u in m if u.spk_id}
 
 
 def locate(
