@@ -81,17 +81,9 @@ class Classifier(nn.Module):
         return all_scores(self.space, x, weight, bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Score embeddings against all classes.
+        """Scores [B, 1, C] of embeddings [B, D] or [B, 1, D] of any floating dtype.
 
-        Arguments
-        ---------
-        x : torch.Tensor
-            Embeddings [B, D] or [B, 1, D], any floating dtype.
-
-        Returns
-        -------
-        torch.Tensor
-            float32 (float64 for float64), [B, 1, C]; the arg-max is the decision.
+        float32 (float64 for float64); the arg-max is the decision.
         """
         x, weight, bias = self.inputs(x)
         with full_precision(x.device):
@@ -246,8 +238,8 @@ class PoincareClassifier(Classifier):
             raise UserError(f"clip_norm is {clip_norm}: it must be more than 0")
         self.metric, self.clip_norm = metric, clip_norm
         self.space = UnitBallSpace(curvature) if metric == "unit" else None
-        log_c = torch.tensor(math.log(curvature))
         self._curvature = float(curvature)
+        log_c = torch.tensor(math.log(curvature))
         self.log_curvature = nn.Parameter(log_c) if learnable else None
         nn.init.normal_(self.weight, std=1e-3)
 
@@ -311,17 +303,6 @@ class JointClassifier(nn.Module):
         self.input_size, self.out_neurons = sizes.pop()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Scores of all geometries.
-
-        Arguments
-        ---------
-        x : torch.Tensor
-            Embeddings [B, D] or [B, 1, D].
-
-        Returns
-        -------
-        torch.Tensor
-            Shape [B, number of classifiers, C].
-        """
+        """Scores [B, number of classifiers, C] of embeddings [B, D] or [B, 1, D]."""
         x = upcast(x)  # once: gradients of the parts add in float32
         return mark_origin(torch.cat([c(x) for c in self.classifiers], 1), self)

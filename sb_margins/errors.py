@@ -26,7 +26,7 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     >>> nearest("aamm", ["am", "aam", "ham"])
     " Did you mean 'aam', 'am' or 'ham'?"
     """
-    found = difflib.get_close_matches(name, list(choices), n=3, cutoff=0.5)
+    found = difflib.get_close_matches(name, list(choices), cutoff=0.5)
     if not found:
         return ""
     quoted = [f"'{c}'" for c in found]

@@ -10,12 +10,11 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
 def additive_margin(score: Tensor, *, margin: float) -> Tensor:
-    """AM-Softmax and HAM-Softmax: ``score - margin``.
+    """AM-Softmax and HAM-Softmax: ``score - margin``, [B].
 
     Arguments
     ---------
@@ -23,11 +22,6 @@ def additive_margin(score: Tensor, *, margin: float) -> Tensor:
         Target scores (cosines, or negative distances), [B].
     margin : float
         In units of the score.
-
-    Returns
-    -------
-    torch.Tensor
-        Shape [B].
 
     Example
     -------
@@ -38,17 +32,14 @@ def additive_margin(score: Tensor, *, margin: float) -> Tensor:
 
 
 def sine(cosine: Tensor) -> Tensor:
-    """Sine of an angle in [0, pi] from its cosine, its slope finite at the ends.
+    """Sine of an angle from its cosine, ``sqrt(max(1 - cosine^2, eps))``.
+
+    With eps of the dtype its slope is finite at 0 and pi; the shape is the cosine's.
 
     Arguments
     ---------
     cosine : torch.Tensor
         Any shape.
-
-    Returns
-    -------
-    torch.Tensor
-        ``sqrt(max(1 - cosine^2, eps))`` with eps of the dtype; same shape.
 
     Example
     -------
@@ -62,7 +53,7 @@ def sine(cosine: Tensor) -> Tensor:
 def angular_margin(
     cosine: Tensor, *, margin: float, easy_margin: bool = False
 ) -> Tensor:
-    """AAM-Softmax (ArcFace): ``cos(theta + margin)``.
+    """AAM-Softmax (ArcFace): ``cos(theta + margin)``, [B].
 
     Where theta + margin passes pi the curve would turn, so it goes on as the straight
     line ``cosine - margin sin(margin)``; with ``easy_margin``, angles beyond 90 degrees
@@ -76,11 +67,6 @@ def angular_margin(
         In radians.
     easy_margin : bool
         Default False.
-
-    Returns
-    -------
-    torch.Tensor
-        Shape [B].
 
     Example
     -------
@@ -97,7 +83,7 @@ def angular_margin(
 def combined_margin(
     cosine: Tensor, *, m1: int = 1, m2: float = 0.0, m3: float = 0.0
 ) -> Tensor:
-    """``cos(m1 theta + m2) - m3``: SphereFace, ArcFace and CosFace in one.
+    """``cos(m1 theta + m2) - m3``: SphereFace, ArcFace, CosFace in one, [B].
 
     For m1 = 1 it goes on past pi as :func:`angular_margin` does; for m1 > 1 as
     SphereFace's monotone ``(-1)^k cos(m1 theta + m2) - 2k``.
@@ -112,11 +98,6 @@ def combined_margin(
         Added to the angle, radians. Default 0.
     m3 : float
         Taken from the cosine. Default 0.
-
-    Returns
-    -------
-    torch.Tensor
-        Shape [B].
 
     Example
     -------
@@ -146,7 +127,8 @@ def combined_margin(
 def lift(cosine: Tensor, *, margin: float, angular: bool) -> Tensor:
     """The inter-top-K penalty: a hard non-target made harder by a margin.
 
-    ``cos(theta - margin)`` (angular) or ``cosine + margin``.
+    ``cos(theta - margin)`` (angular) or ``cosine + margin``, of the cosine's shape.
+    Past theta = margin the former goes on as a line of slope 1.
 
     Arguments
     ---------
@@ -156,11 +138,6 @@ def lift(cosine: Tensor, *, margin: float, angular: bool) -> Tensor:
         Radians, or cosine.
     angular : bool
         Which of the two.
-
-    Returns
-    -------
-    torch.Tensor
-        Same shape. Past theta = margin it goes on as a line of slope 1.
 
     Example
     -------
@@ -176,7 +153,7 @@ def lift(cosine: Tensor, *, margin: float, angular: bool) -> Tensor:
 def lift_hardest(
     scores: Tensor, labels: Tensor, *, top_k: int, margin: float, angular: bool
 ) -> Tensor:
-    """Scores with the ``top_k`` hardest non-targets of each row lifted.
+    """Scores with the ``top_k`` hardest non-targets of each row lifted, [B, C].
 
     Arguments
     ---------
@@ -188,11 +165,6 @@ def lift_hardest(
         How many; all of them when there are fewer.
     margin, angular
         As in :func:`lift`.
-
-    Returns
-    -------
-    torch.Tensor
-        Shape [B, C].
 
     Example
     -------
@@ -217,7 +189,7 @@ def total_loss(
     satisfied: Tensor | None = None,
     satisfied_as: str = "drop",
 ) -> Tensor:
-    """The one equation: ``log(1 + sum of exp(z_j - z_t) over the kept j)``.
+    """The one equation: ``log(1 + sum of exp(z_j - z_t) over the kept j)``, [B].
 
     Arguments
     ---------
@@ -231,25 +203,21 @@ def total_loss(
         What each of those adds to the sum: ``"drop"`` nothing, ``"clamp"`` 1 (as if
         z_j = z_t, without gradient), ``"zero"`` exp(-z_t) (as if z_j = 0).
 
-    Returns
-    -------
-    torch.Tensor
-        Shape [B].
-
     Example
     -------
     >>> total_loss(torch.tensor([0.0]), torch.tensor([0.0]))
     tensor([0.6931])
     """
+    others = torch.zeros_like(target)  # log of what is added beside the kept
     if satisfied is not None and satisfied_as == "zero":
         lse = torch.logaddexp(lse, satisfied.log())
     elif satisfied is not None and satisfied_as == "clamp":
-        return torch.logaddexp(lse - target, satisfied.log1p())
-    return F.softplus(lse - target, threshold=40.0)
+        others = satisfied.log1p()
+    return torch.logaddexp(lse - target, others)
 
 
 def reduce(losses: Tensor, reduction: str = "mean") -> Tensor:
-    """Per-sample losses to what was asked for.
+    """Per-sample losses to a scalar, or left as they are.
 
     Arguments
     ---------
@@ -258,11 +226,6 @@ def reduce(losses: Tensor, reduction: str = "mean") -> Tensor:
     reduction : str
         ``"mean"``, ``"sum"``, or ``"none"`` and ``"batch"`` (SpeechBrain's word) for
         one number per sample.
-
-    Returns
-    -------
-    torch.Tensor
-        A scalar, or [B].
 
     Raises
     ------

@@ -167,18 +167,12 @@ class Head(nn.Module):
         if store == "auto":
             budget = storage_budget(x.device) if self.budget is None else self.budget
             store = len(x) * classes * x.element_size() <= budget
+        loss, store = self.loss, bool(store)
         batch, size = x.shape
         ranges = class_ranges(
-            batch,
-            size,
-            classes,
-            x.device,
-            stored=bool(store),
-            slopes=space.slopes,
-            tile=self.tile,
+            batch, size, classes, x.device, store, space.slopes, self.tile
         )
-        loss = self.loss
-        plan = Plan(space, loss.scale, loss.keep(), ranges, bool(store))
+        plan = Plan(space, loss.scale, loss.keep(), ranges, store)
         kept = tiled_kept(x, weight, bias, labels, plan, loss.target)
         self.correct = (kept.target * loss.scale > kept.best).detach()
         return kept

@@ -89,10 +89,6 @@ def head(
     **more
         The same, as keywords.
 
-    Returns
-    -------
-    Head
-
     Raises
     ------
     ValueError

@@ -36,53 +36,22 @@ class Similarity(nn.Module):
         return self.prepared_pairs(a[:, None], b[None])
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """Similarities of matched embeddings.
-
-        Arguments
-        ---------
-        a, b : torch.Tensor
-            Embeddings [..., D], broadcast against each other.
-
-        Returns
-        -------
-        torch.Tensor
-            Shape [...].
-        """
+        """Similarities [...] of matched embeddings [..., D], which may broadcast."""
         with full_precision(a.device):
             return self.prepared_pairs(self.prepare(a), self.prepare(b))
 
     def matrix(self, a: Tensor, b: Tensor) -> Tensor:
-        """Similarities of all pairs, by one matrix product.
-
-        Arguments
-        ---------
-        a, b : torch.Tensor
-            Embeddings [N, D] and [M, D].
-
-        Returns
-        -------
-        torch.Tensor
-            Shape [N, M].
-        """
+        """Similarities [N, M] of all pairs of [N, D] and [M, D], by one product."""
         with full_precision(a.device):
             return self.prepared_matrix(self.prepare(a), self.prepare(b))
 
     def centre(self, rows: Tensor) -> Tensor:
-        """One embedding for a speaker who has several: the only rule there is for it.
+        """One embedding [D] for a speaker who has several, [N, D].
 
         The mean of the embeddings as `prepare` makes them: of length 1 for cosines,
         clipped for the Poincaré ball (where it lies deeper inside the less they agree,
-        as Einstein's midpoint does). Measured on real speech in docs/verification.md.
-
-        Arguments
-        ---------
-        rows : torch.Tensor
-            Embeddings [N, D] of one speaker.
-
-        Returns
-        -------
-        torch.Tensor
-            Shape [D]; the embedding itself when N is 1.
+        as Einstein's midpoint does); the embedding itself when N is 1. Measured on
+        real speech in docs/verification.md.
 
         Example
         -------
@@ -92,12 +61,7 @@ class Similarity(nn.Module):
         return rows[0] if len(rows) == 1 else self.prepare(rows).mean(dim=0)
 
     def settings(self) -> dict[str, Any]:
-        """Its name and settings: plain values, from which `similarity_from` makes it.
-
-        Returns
-        -------
-        dict of str to object
-        """
+        """Its name and settings, plain values: `similarity_from` makes it of them."""
         return {"name": type(self).__name__}
 
 
@@ -230,10 +194,6 @@ def similarity_from(given: Any = None) -> Similarity:
         similarity; ``torch.nn.CosineSimilarity``; or any function of two tensors
         [..., D] whose result [...] is larger for the same speaker.
 
-    Returns
-    -------
-    Similarity
-
     Raises
     ------
     UserError
@@ -277,16 +237,13 @@ def similarity_from(given: Any = None) -> Similarity:
 def similarity_of(head: nn.Module) -> Similarity:
     """How embeddings trained under a head are to be compared.
 
+    By negative Poincaré distance with the curvature, metric and clipping of a
+    `PoincareClassifier`, by the cosine for any other.
+
     Arguments
     ---------
     head : torch.nn.Module
         A `sb_margins.head.Head`, or its classifier.
-
-    Returns
-    -------
-    Similarity
-        Negative Poincaré distance with the classifier's curvature, metric and
-        clipping, or the cosine for any other classifier.
 
     Example
     -------

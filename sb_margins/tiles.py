@@ -34,7 +34,6 @@ def class_ranges(
     size: int,
     classes: int,
     device: torch.device,
-    *,
     stored: bool = False,
     slopes: bool = False,
     tile: int | None = None,

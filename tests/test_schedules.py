@@ -38,6 +38,11 @@ def test_a_ramp_without_length_is_a_step():
     assert [schedule.value(p, 2.0) for p in (0, 2.9, 3, 4)] == [0.5, 0.5, 2.0, 2.0]
 
 
+def test_defaults_are_a_margin_from_0_and_no_ramp():
+    assert LossSchedule().value(0.0, 0.2) == 0.2
+    assert LossSchedule(end=2).value(1.0, 0.2) == 0.1
+
+
 def test_final_replaces_what_the_loss_was_built_with():
     loss = select.head("am", 4, 3, margin=0.2).loss
     schedule = LossSchedule("margin", initial=0.1, final=0.4, end=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -132,26 +133,10 @@ class MultiLabelASSoftmax(MarginLoss):
         length: Tensor | None = None,
         reduction: str = "mean",
     ) -> Tensor:
-        """The loss of a batch.
+        """The loss of a batch, as :meth:`MarginLoss.forward`.
 
-        Arguments
-        ---------
-        outputs : torch.Tensor
-            Scores, [B, 1, C] or [B, C].
-        targets : torch.Tensor
-            1 for the classes a sample belongs to, else 0; the shape of the scores.
-        length, reduction
-            As in :meth:`MarginLoss.forward`.
-
-        Returns
-        -------
-        torch.Tensor
-            A scalar or [B].
-
-        Raises
-        ------
-        ValueError
-            For an empty batch, other shapes, or scores that are not finite.
+        But the targets are 1 for the classes a sample belongs to, else 0, in the shape
+        of the scores.
         """
         check_scores(self, outputs)
         scores = upcast(as_rows(outputs, "scores"))
@@ -167,10 +152,9 @@ class MultiLabelASSoftmax(MarginLoss):
             p = z.detach().softmax(-1)
             worst = p.masked_fill(~positive, 2.0).amin(-1, keepdim=True)
             rival = p.masked_fill(positive, -2.0).amax(-1, keepdim=True)
-            keep_n = ~positive & (worst - p < self.delta)
-            keep_p = positive & (p - rival < self.delta)
-            if self.delta == 1:
-                keep_n, keep_p = ~positive, positive
+            delta = self.delta if self.delta < 1 else math.inf  # all are kept
+            keep_n = ~positive & (worst - p < delta)
+            keep_p = positive & (p - rival < delta)
             losses = _log1p_sum(z, keep_n) + _log1p_sum(-z, keep_p)
             count = (keep_n | keep_p).to(z.dtype)
             self.stats = {

@@ -69,18 +69,7 @@ class MarginLoss(nn.Module):
         return float(value)
 
     def target(self, score: Tensor) -> Tensor:
-        """The target's score after its margin.
-
-        Arguments
-        ---------
-        score : torch.Tensor
-            Shape [B].
-
-        Returns
-        -------
-        torch.Tensor
-            Shape [B], differentiable.
-        """
+        """The target's score [B] after its margin, differentiable."""
         return score
 
     def keep(self) -> Keep:
@@ -179,13 +168,6 @@ class HardestMixin(MarginLoss):
     The ``top_k`` non-targets nearest to each embedding are made harder by
     ``top_margin``: ``cos(theta - top_margin)`` for angular margins, ``+ top_margin``
     for additive ones.
-
-    Example
-    -------
-    >>> from sb_margins.losses import AMSoftmax
-    >>> hard = AMSoftmax(margin=0.2, scale=30, top_k=1, top_margin=0.06)
-    >>> hard(torch.tensor([[0.8, 0.3, 0.65, -0.1]]), torch.tensor([0]))
-    tensor(3.3362)
     """
 
     angular = False

@@ -108,7 +108,7 @@ def _block_rows(scores: Tensor) -> int:
     """Rows per block: few on a CPU, for its cache; all at once elsewhere."""
     if on_cpu(scores.device):
         return max(1, BLOCK // scores.shape[1])
-    return max(1, len(scores))
+    return len(scores)
 
 
 def dense_kept(

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from sb_margins.errors import UserError
 from sb_margins.losses.base import MarginLoss
 from sb_margins.losses.pairing import check_scores
+
+
+def _shared(name: str) -> property:
+    """A setting that is the first loss's to read, and that of all to set."""
+
+    def having(joint: JointLoss) -> list[Any]:
+        losses = [loss for loss in joint.losses if hasattr(loss, name)]
+        if not losses:
+            raise UserError(f"none of the joint losses has a {name}")
+        return losses
+
+    def set_all(joint: JointLoss, value: float) -> None:
+        for loss in having(joint):
+            setattr(loss, name, float(value))
+
+    return property(lambda joint: float(getattr(having(joint)[0], name)), set_all)
 
 
 class JointLoss(nn.Module):
@@ -43,6 +61,7 @@ class JointLoss(nn.Module):
     """
 
     accepts = ("joint",)
+    margin, scale = _shared("margin"), _shared("scale")
 
     def __init__(self, losses: Sequence[MarginLoss], weights: Sequence[float]) -> None:
         super().__init__()
@@ -55,57 +74,14 @@ class JointLoss(nn.Module):
         self.weights = [float(w) for w in weights]
         self.stats: dict[str, Tensor] = {}
 
-    def _get(self, name: str) -> float:
-        found = [getattr(x, name) for x in self.losses if hasattr(x, name)]
-        if not found:
-            raise UserError(f"none of the joint losses has a {name}")
-        return float(found[0])
-
-    def _set(self, name: str, value: float) -> None:
-        self._get(name)
-        for loss in self.losses:
-            if hasattr(loss, name):
-                setattr(loss, name, float(value))
-
-    @property
-    def margin(self) -> float:
-        """The first loss's margin; setting it sets all."""
-        return self._get("margin")
-
-    @margin.setter
-    def margin(self, value: float) -> None:
-        self._set("margin", value)
-
-    @property
-    def scale(self) -> float:
-        """The first loss's scale; setting it sets all."""
-        return self._get("scale")
-
-    @scale.setter
-    def scale(self, value: float) -> None:
-        self._set("scale", value)
-
     def combine(self, parts: Sequence[Tensor]) -> Tensor:
-        """The weighted sum, and the statistics of the parts.
-
-        Arguments
-        ---------
-        parts : sequence of torch.Tensor
-            One loss (or [B] losses) each.
-
-        Returns
-        -------
-        torch.Tensor
-            Of the shape of the parts.
-        """
+        """The weighted sum of one loss (or [B] losses) each, and their statistics."""
         losses: list[Any] = list(self.losses)
         self.stats = {
             f"{i}.{k}": v for i, x in enumerate(losses) for k, v in x.stats.items()
         }
-        total = self.weights[0] * parts[0]
-        for weight, part in zip(self.weights[1:], parts[1:], strict=True):
-            total = total + weight * part
-        return total
+        weighted = [w * part for w, part in zip(self.weights, parts, strict=True)]
+        return functools.reduce(torch.add, weighted)
 
     def forward(
         self,
@@ -114,19 +90,7 @@ class JointLoss(nn.Module):
         length: Tensor | None = None,
         reduction: str = "mean",
     ) -> Tensor:
-        """The loss of a batch of stacked scores.
-
-        Arguments
-        ---------
-        outputs : torch.Tensor
-            Shape [B, number of losses, C].
-        targets, length, reduction
-            As in :meth:`MarginLoss.forward`.
-
-        Returns
-        -------
-        torch.Tensor
-            A scalar or [B].
+        """The loss of scores [B, number of losses, C]; see :meth:`MarginLoss.forward`.
 
         Raises
         ------

@@ -75,6 +75,27 @@ def test_many_classes_go_in_tiles(name):
         torch.testing.assert_close(run(), several, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("slopes", [False, True])
+@pytest.mark.parametrize("stored", [False, True])
+@pytest.mark.parametrize("batch, classes", [(16, 9000), (128, 5994), (256, 17982)])
+def test_tiles_are_as_large_as_cache_and_memory_allow(batch, classes, stored, slopes):
+    """2 MiB a stored tile, half a MiB another; buffers at most 1/4 of [B, C]."""
+    size = 192
+    ranges = class_ranges(batch, size, classes, torch.device("cpu"), stored, slopes)
+    assert [low for low, _ in ranges[1:]] == [high for _, high in ranges[:-1]]
+    assert ranges[0][0] == 0 and ranges[-1][1] == classes
+    tile = ranges[0][1]
+
+    def fits(tile):
+        side = size * tile  # the classes' side of the product, and its gradient
+        slope = batch * tile if slopes else 0
+        buffers = side + (max(side, slope) if stored else side + batch * tile + slope)
+        cache = (1 << 21) if stored else (1 << 19)
+        return 4 * batch * tile <= cache and buffers <= batch * classes / 4
+
+    assert tile % 64 == 0 and (fits(tile) or tile == 256) and not fits(tile + 64)
+
+
 def test_broadcast_reference():
     """The authors' formula, [B, C, D] and all."""
     classify = PoincareClassifier(6, 9, 3.0).double()
@@ -121,7 +142,9 @@ def test_one_dimension_is_enough_and_none_is_not():
 
 def test_prototypes_begin_near_the_origin():
     torch.manual_seed(0)
-    weight = PoincareClassifier(64, 500).weight
+    classify = PoincareClassifier(64, 500)
+    assert classify.curvature == 5
+    weight = classify.weight
     assert 0.9e-3 < weight.std().item() < 1.1e-3
 
 

@@ -40,7 +40,7 @@ def test_gradients_in_single_precision(radius):
     found = []
     for dtype in (torch.float64, torch.float32):
         a, b = (t.to(dtype).requires_grad_() for t in (u, w))
-        loss = (-3 * ball.tangent_matrix(a, b)).logsumexp(1).mean()
+        loss = (-3 * ball.tangent_matrix(a, b, curvature=1.0)).logsumexp(1).mean()
         found.append([g.double() for g in torch.autograd.grad(loss, (a, b))])
     for exact, single in zip(*found, strict=True):
         assert (single - exact).norm() / exact.norm() < 5e-5
@@ -53,8 +53,8 @@ def test_close_points_keep_their_digits():
     torch.testing.assert_close(ball.distance(x, y).double(), wide, rtol=1e-5, atol=0)
     u = x.detach() * 3
     v = u * 1.001
-    wide = ball.tangent_distance(u.double(), v.double())
-    near = ball.tangent_distance(u, v).double()
+    wide = ball.tangent_distance(u.double(), v.double(), curvature=1.0)
+    near = ball.tangent_distance(u, v, curvature=1.0).double()
     torch.testing.assert_close(near, wide, rtol=1e-3, atol=0)
 
 

@@ -55,7 +55,8 @@ def test_tf32_by_the_new_switch_alone(matmul):
 
 def test_norms_of_anything(branch):
     x = torch.tensor([[3e30, 4e30], [3e-30, 4e-30], [0, 0], [3, 4]])
-    for rows in (x, x[3:]):
+    assert safe_norm(x[:0]).shape == (0,)
+    for rows in (x, x[:1], x[1:2], x[3:]):
         expected = rows.double().norm(dim=-1).float()
         torch.testing.assert_close(safe_norm(rows), expected, rtol=1e-6, atol=0)
     x.requires_grad_()

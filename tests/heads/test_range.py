@@ -1,6 +1,7 @@
 """Exponentials in single precision stay in range, whatever scale, margin and scores."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -87,3 +88,13 @@ def test_distances(scale, tile, branch):
         compare(PoincareClassifier(SIZE, CLASSES, 1.2), loss, tile, 0.2, 1e-4)
         # the first embedding is far from all
         compare(PoincareClassifier(SIZE, CLASSES, 1.2), loss, tile, 0.2, 1e-4, 0)
+
+
+@pytest.mark.parametrize("loss", [RealAMSoftmax(0.2, 200, "drop"), ASSoftmax(0.9, 200)])
+def test_rivals_far_above_a_target_near_zero(loss, branch):
+    """The target's logit is small, e^(its rivals') is beyond single precision."""
+    classifier = CosineClassifier(SIZE, CLASSES)
+    x, _ = poles(classifier, spread=0, near=300)
+    classifier.weight.data[0] = torch.eye(SIZE)[2]
+    value = Head(classifier.float(), loss)(x[:1].float(), torch.tensor([0]))
+    assert value.item() == pytest.approx(200 * (1 + loss.margin) + math.log(299))

@@ -287,7 +287,7 @@ def test_22_scaling(curvature):
     u, v = points(), points()
     root = curvature**0.5
     d = tangent_distance(u, v, curvature=curvature)
-    close(d, tangent_distance(root * u, root * v) / root)
+    close(d, tangent_distance(root * u, root * v, curvature=1.0) / root)
     zero = torch.zeros_like(v)
     got = tangent_distance(zero, v, curvature=curvature)
     close(got, 2 * v.norm(dim=-1))
@@ -342,6 +342,11 @@ def test_27_finite_at_a_prototype(dtype):
         x = ball.weight.detach().clone().requires_grad_()
         HAMSoftmax()(ball(x), torch.arange(3)).backward()
         assert torch.isfinite(x.grad).all() and torch.isfinite(ball.weight.grad).all()
+
+
+def test_no_margin_is_the_cosine():
+    cosine = torch.linspace(-1, 1, 11, dtype=torch.float64)
+    close(combined_margin(cosine), cosine, 1e-7)
 
 
 def test_multiplied_angles_at_the_ends():

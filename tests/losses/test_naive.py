@@ -171,6 +171,13 @@ def test_a_tie_violates_the_margin(scale):
     assert loss.stats["kept"] == 0.5
 
 
+@pytest.mark.parametrize("form", ["drop", "clamp"])
+def test_a_rival_just_short_of_the_margin_satisfies_it(form):
+    cosines, label = torch.tensor([[0.5, 0.299]]), torch.tensor([0])
+    value = L.RealAMSoftmax(0.2, 30.0, form)(cosines, label)
+    assert value.item() == pytest.approx(0.0 if form == "drop" else math.log(2))
+
+
 def test_multi_label_naive():
     scores = torch.randn(B, C, dtype=torch.float64, requires_grad=True)
     targets = torch.rand(B, C) < 0.3
