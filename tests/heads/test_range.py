@@ -77,7 +77,9 @@ def test_cosines(scale, tile, branch):
 def test_large_margins(margin, branch):
     """Real-AM subtracts the target's score, margin and all, before its exponentials."""
     for form in ("clamp", "drop"):
-        compare(CosineClassifier(SIZE, CLASSES), RealAMSoftmax(margin, 36.0, form), 64)
+        loss = RealAMSoftmax(scale=36.0, satisfied=form)
+        loss.margin = margin
+        compare(CosineClassifier(SIZE, CLASSES), loss, 64)
 
 
 @pytest.mark.parametrize("tile", [None, 7])
