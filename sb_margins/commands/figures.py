@@ -9,8 +9,8 @@ import numpy as np
 
 from sb_margins.commands.options import Numbers
 from sb_margins.errors import UserError
-from sb_margins.verification.bootstrap import SEED, Sides
-from sb_margins.verification.metrics import bayes_threshold
+from sb_margins.verification.bootstrap import CONFIDENCE, REPLICATES, SEED, Sides
+from sb_margins.verification.metrics import P_TARGETS, bayes_threshold
 from sb_margins.verification.report import figures
 
 
@@ -18,11 +18,11 @@ from sb_margins.verification.report import figures
 class FigureSettings:
     """What `verify` and `metrics` say of scores."""
 
-    p_target: Numbers = field(default_factory=lambda: [0.01, 0.05])
+    p_target: Numbers = field(default_factory=lambda: list(P_TARGETS))
     """Priors of the detection costs."""
-    bootstrap: int = 1000
+    bootstrap: int = REPLICATES
     """Replicates over speakers for the intervals; 0: none."""
-    confidence: float = 0.95
+    confidence: float = CONFIDENCE
     """Of the intervals."""
     seed: int = SEED
     """Of everything that is drawn."""

@@ -20,6 +20,8 @@ from sb_margins.verification.metrics import EER, Metric
 from sb_margins.verification.points import OperatingPoints, as_scores, target_mask
 
 SEED = 1986
+REPLICATES = 1000
+CONFIDENCE = 0.95
 Sides = Sequence[np.ndarray]  # the speaker numbers [N] of both sides of the trials
 
 
@@ -122,7 +124,7 @@ def resample(
     sides: Sides,
     metrics: Sequence[Metric],
     *,
-    replicates: int = 1000,
+    replicates: int = REPLICATES,
     seed: int = SEED,
 ) -> tuple[np.ndarray, np.ndarray]:
     """M metrics of K systems' scores [N] under the same draws of speakers.
@@ -145,7 +147,9 @@ def resample(
     return full, np.array(drawn).reshape(-1, len(systems), len(metrics))
 
 
-def percentiles(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
+def percentiles(
+    values: np.ndarray, confidence: float = CONFIDENCE
+) -> tuple[float, float]:
     """The limits that leave out half of 1 - ``confidence`` of the values each."""
     if not 0 < confidence < 1:
         raise UserError(f"confidence must lie between 0 and 1, not {confidence}")
@@ -168,8 +172,8 @@ def bootstrap(
     sides: Sides,
     metrics: Sequence[Metric],
     *,
-    replicates: int = 1000,
-    confidence: float = 0.95,
+    replicates: int = REPLICATES,
+    confidence: float = CONFIDENCE,
     seed: int = SEED,
 ) -> dict[str, Interval]:
     """Intervals of metrics, by name; ``sides`` from ``speakers_of``."""
@@ -191,8 +195,8 @@ def paired_bootstrap(
     sides: Sides,
     metric: Metric = EER,
     *,
-    replicates: int = 1000,
-    confidence: float = 0.95,
+    replicates: int = REPLICATES,
+    confidence: float = CONFIDENCE,
     seed: int = SEED,
 ) -> Difference:
     """A minus B on the same trials in the same order, under the same draws."""

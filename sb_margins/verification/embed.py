@@ -238,10 +238,7 @@ def _embed(
     # One group, unless a header has a wrong length.
     for names in _grouped({name: len(wav) for name, wav in wavs.items()}).values():
         pieces = [piece for name in names for piece in _pieces(wavs[name], crops, crop)]
-        batch = torch.from_numpy(np.stack(pieces))
-        if device.type == "cuda":
-            batch = batch.pin_memory()
-        batch = batch.to(device, non_blocking=True)
+        batch = torch.from_numpy(np.stack(pieces)).to(device)
         half = torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()
         with torch.inference_mode(), half:
             out = encoder(batch)

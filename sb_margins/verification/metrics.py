@@ -38,6 +38,10 @@ __all__ = [
 ]
 
 
+# Priors of the detection costs unless others are given.
+P_TARGETS = (0.01, 0.05)
+
+
 @dataclass(frozen=True)
 class Metric:
     """One figure of a report.
@@ -133,7 +137,7 @@ def _act_dcf_at(p: float) -> Metric:
 
 
 def standard_metrics(
-    p_targets: Sequence[float] = (0.01, 0.05), *, calibrated: bool = False
+    p_targets: Sequence[float] = P_TARGETS, *, calibrated: bool = False
 ) -> tuple[Metric, ...]:
     """The figures of a report, in its order.
 
@@ -377,7 +381,7 @@ def summary(
     scores: Any,
     labels: Any,
     *,
-    p_targets: Sequence[float] = (0.01, 0.05),
+    p_targets: Sequence[float] = P_TARGETS,
     calibrated: bool = False,
 ) -> dict[str, float]:
     """The ``standard_metrics`` by name, the counts and more, from one sort.

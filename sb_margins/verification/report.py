@@ -9,9 +9,16 @@ from typing import Any
 import numpy as np
 
 from sb_margins.files import write_text
-from sb_margins.verification.bootstrap import SEED, Sides, bootstrap
+from sb_margins.verification.bootstrap import (
+    CONFIDENCE,
+    REPLICATES,
+    SEED,
+    Sides,
+    bootstrap,
+)
 from sb_margins.verification.embeddings import Embeddings
 from sb_margins.verification.metrics import (
+    P_TARGETS,
     Metric,
     OperatingPoints,
     standard_metrics,
@@ -24,10 +31,10 @@ def figures(
     labels: np.ndarray,
     *,
     speakers: Sides | None = None,
-    p_targets: Sequence[float] = (0.01, 0.05),
+    p_targets: Sequence[float] = P_TARGETS,
     calibrated: bool = False,
-    replicates: int = 1000,
-    confidence: float = 0.95,
+    replicates: int = REPLICATES,
+    confidence: float = CONFIDENCE,
     seed: int = SEED,
 ) -> dict[str, Any]:
     """``metrics.summary``, with the key ``<name> interval``: [low, high] where known.

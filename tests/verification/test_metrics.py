@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import FrozenInstanceError, fields
 from fractions import Fraction
 from itertools import combinations
 
@@ -11,6 +12,13 @@ import torch
 
 from sb_margins.errors import UserError
 from sb_margins.verification import metrics
+from sb_margins.verification.bootstrap import (
+    CONFIDENCE,
+    REPLICATES,
+    Difference,
+    Interval,
+)
+from sb_margins.verification.calibration import Calibration
 
 
 def cases(count: int, ties: bool):
@@ -277,3 +285,25 @@ def test_messages_name_a_few_of_many():
         metrics.eer(scores, [0, 1] * 14)
     with pytest.raises(UserError, match="found 2, 3, 4, 5$"):
         metrics.eer([0.1] * 6, [0, 1, 2, 3, 4, 5])
+
+
+def test_results_cannot_be_changed():
+    points = metrics.OperatingPoints.of([1.0, 0.0], [1, 0])
+    one = (points, metrics.EER, Interval(0, 0, 0), Difference(0, 0, 0, 1))
+    for value in (*one, Calibration(0.0, (1.0,))):
+        with pytest.raises(FrozenInstanceError):
+            setattr(value, fields(value)[0].name, None)
+
+
+def test_defaults_of_reports():
+    assert metrics.P_TARGETS == (0.01, 0.05)
+    assert (REPLICATES, CONFIDENCE) == (1000, 0.95)
+
+
+def test_a_share_of_false_alarms_is_counted_exactly():
+    """0.29 * 100 is 28.999999999999996 in floats: 29 of 100 are allowed."""
+    scores, labels = np.arange(101.0), np.arange(101) == 100
+    for share in (0.07, 0.14, 0.28, 0.29, 0.55, 0.57, 0.58):
+        cut = metrics.threshold_at(scores, labels, far=share)
+        assert (scores[:-1] > cut).sum() == round(100 * share)
+    assert (scores[:-1] > metrics.threshold_at(scores, labels, far=0.2899)).sum() == 28

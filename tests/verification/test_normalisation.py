@@ -17,6 +17,7 @@ from sb_margins.verification import normalisation
 from sb_margins.verification.embeddings import Embeddings
 from sb_margins.verification.normalisation import (
     Normaliser,
+    draw_cohort,
     speaker_means,
     top_statistics,
 )
@@ -184,3 +185,14 @@ def test_cohorts():
             pairs(embeddings),
             normaliser=Normaliser("z", np.ones((5, 8), np.float32)),
         )
+
+
+def test_a_cohort_is_drawn_without_replacement():
+    for count, wanted in ((10, 0), (10, 10), (10, 11), (10, -1)):
+        assert draw_cohort(count, wanted, 1).tolist() == list(range(count))
+    for wanted in (1, 9, 60):
+        rows = draw_cohort(61, wanted, 3)
+        assert len(rows) == wanted == len(set(rows.tolist()))
+        assert (np.diff(rows) > 0).all() and 0 <= rows[0] and rows[-1] < 61
+        np.testing.assert_array_equal(rows, draw_cohort(61, wanted, 3))
+    assert (draw_cohort(61, 9, 3) != draw_cohort(61, 9, 4)).any()

@@ -7,8 +7,15 @@ import pytest
 
 from sb_margins.verification import metrics
 from sb_margins.verification.bootstrap import bootstrap
+from sb_margins.verification.embeddings import Embeddings
 from sb_margins.verification.metrics import EER, OperatingPoints, standard_metrics
-from sb_margins.verification.report import figures, marked_thresholds, print_table
+from sb_margins.verification.report import (
+    figures,
+    interval_notes,
+    marked_thresholds,
+    print_table,
+    report_audio,
+)
 
 
 @pytest.fixture(scope="module")
@@ -130,3 +137,28 @@ def test_the_table_shows_what_a_row_has(trials, capsys):
     assert capsys.readouterr().out.split()[:4] == [
         *("scores", "trials", "EER", "minDCF(0.01)")
     ]
+
+
+def test_notes_say_what_intervals_are():
+    rows = {"a": {"interval": "y"}, "b": {}, "c": {"interval": "x"}}
+    assert interval_notes(rows) == ["[low, high]: x; y"]
+    assert interval_notes({"b": {}}) == []
+
+
+def test_unusable_and_poor_audio_is_listed(tmp_path, capsys):
+    skipped = {"d": "not found", "c": "is silent"}
+    notes = {"b": ["is clipped"], "a": ["is quiet", "is short"]}
+    embeddings = Embeddings(["a"], np.ones((1, 2), np.float32), skipped, notes=notes)
+    report_audio(embeddings, tmp_path)
+    assert capsys.readouterr().out.splitlines() == [
+        f"2 utterances cannot be used; see {tmp_path / 'skipped.txt'}",
+        f"2 recordings are poor; see {tmp_path / 'notes.txt'}",
+    ]
+    text = (tmp_path / "skipped.txt").read_text()
+    assert text == "c\tis silent\nd\tnot found\n"
+    text = (tmp_path / "notes.txt").read_text()
+    assert text == "a\tis quiet\na\tis short\nb\tis clipped\n"
+    # A later run without problems leaves no list of an older one.
+    for _ in range(2):
+        report_audio(Embeddings(["a"], np.ones((1, 2), np.float32)), tmp_path)
+        assert capsys.readouterr().out == "" and not list(tmp_path.iterdir())

@@ -99,3 +99,45 @@ def test_contradictions_with_the_list_are_refused(tmp_path, text, told):
     path.write_text("a b 0.5\n")
     with pytest.raises(UserError, match="has no labels"):
         read_scores(path, read_trials(key))
+
+
+def test_messages_show_a_part_of_long_lines_and_count(tmp_path):
+    path, key = tmp_path / "scores.txt", tmp_path / "trials.txt"
+    path.write_text("a b 1 0.5\n" + "x" * 100 + "\n")
+    with pytest.raises(UserError, match="'x{80}'$"):
+        read_scores(path)
+    path.write_text("a b 1 nan\na c 0 inf\nb c 1 0.5\n")
+    with pytest.raises(UserError, match=r"line 1: .* \(so are 2 of 3 NaN"):
+        read_scores(path)
+    path.write_text("a b 1 0.5\na c 1 0.1\na d 1 0.2\n")
+    key.write_text("1 a b\n0 a c\n0 a d\n")
+    with pytest.raises(UserError, match=r"line 2: .* \(so are 2 labels\)"):
+        read_scores(path, read_trials(key))
+    path.write_text("a b 0.5\na c 0.1\n")
+    key.write_text("1 a b\n0 a e\n0 a f\n")
+    with pytest.raises(UserError, match="lacks 2 of the list's 3 trials, .*: a e"):
+        read_scores(path, read_trials(key))
+
+
+def test_headers_blank_lines_and_repeated_trials_are_passed_over(tmp_path):
+    path, key = tmp_path / "scores.txt", tmp_path / "trials.txt"
+    path.write_text("\nenrol test score\n\na c -0.1\na b 0.75\na c -0.1\n")
+    key.write_text("1 a b\n0 a c\n1 a b\n")
+    trials, scores = read_scores(path, read_trials(key))
+    assert scores.tolist() == [0.75, -0.1, 0.75] and len(trials) == 3
+    # 1 and 0 are labels, and the other column has the scores.
+    path.write_text("1 1\n0 0.5\n1 0\n")
+    trials, scores = read_scores(path)
+    assert trials.labels.tolist() == [1, 0, 1] and scores.tolist() == [1, 0.5, 0]
+    path.write_text("1 1\n0 0\n")
+    with pytest.raises(UserError, match="cannot tell the columns of '1 1'"):
+        read_scores(path)
+
+
+def test_as_many_scores_as_trials_are_written(tmp_path):
+    trials = Trials(["a", "b"], ["c", "d"], np.array([1, 0]))
+    with pytest.raises(ValueError, match="zip"):
+        write_scores(tmp_path / "s.txt", trials, np.zeros(1))
+    trials.labels = trials.labels[:1]
+    with pytest.raises(ValueError, match="zip"):
+        write_scores(tmp_path / "s.txt", trials, np.zeros(2))
