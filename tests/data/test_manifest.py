@@ -1,6 +1,7 @@
 """Manifests of every form, and what is refused with its line."""
 
 import json
+import random
 
 import pytest
 
@@ -166,3 +167,31 @@ def test_speakers_of_utterances(tmp_path):
     table.write_text("utt_id,spk_id\nu0,\n")
     with pytest.raises(UserError, match="line 2: expected"):
         read_utt2spk(table)
+
+
+WHOLE = {
+    "m.csv": SPEECHBRAIN,
+    "m.json": '{"a": {"wav": {"file": "{r}/a", "start": 0}, "length": 1.5, "x": []}}',
+    "wav.scp": "a /x/a.wav\nb c.wav\n",
+    "files.txt": "a.wav\nb c.wav\n",
+}
+PIECES = '\0 nan 1e999 -1 " \r \n , { } null [[[[ | \u2028 \ufeff 0x1 .. true'.split(
+    " "
+)
+PIECES += [" ", "\t", "9" * 5000]
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_damage_of_any_kind_is_one_error(tmp_path, name):
+    rng = random.Random(name)
+    (tmp_path / "utt2spk").write_text("a s\nb t\n")
+    for _ in range(150):
+        text = WHOLE[name]
+        for _ in range(rng.randint(1, 3)):
+            at = rng.randrange(len(text) + 1)
+            cut = rng.choice([0, 0, 1, 5])
+            text = text[:at] + rng.choice(["", *PIECES]) + text[at + cut :]
+        try:
+            read(tmp_path, name, text, root="/x").write(tmp_path / "out.csv")
+        except UserError as error:
+            assert name in str(error) or "utt2spk" in str(error)
