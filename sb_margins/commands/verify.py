@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -40,8 +42,7 @@ from sb_margins.verification.scorer import Scorer
 from sb_margins.verification.sources import known_speakers, locate, read_manifests
 from sb_margins.versions import versions
 
-if TYPE_CHECKING:
-    from sb_margins.inference import SpeakerVerifier
+Embedder = Callable[[Any], Embeddings]
 
 
 @dataclass(kw_only=True)
@@ -174,19 +175,14 @@ def main(argv: list[str]) -> int:
     folder.mkdir(parents=True, exist_ok=True)
 
     manifests = read_manifests(settings.manifest, settings.data_folder)
-    model = None
-    if settings.model:
-        from sb_margins.inference import SpeakerVerifier  # imports SpeechBrain
-
-        device = settings.run_device
-        model = SpeakerVerifier.from_hparams(settings.model, device=device)
-    embeddings = embed_lists(settings, model, given, manifests)
+    embed = load_embedder(settings) if settings.model else None
+    embeddings = embed_lists(settings, embed, given, manifests)
     lists = {name: trials.without(embeddings.skipped) for name, trials in given.items()}
     for name, trials in lists.items():
         if not len(trials):
             raise UserError(f"no trial of the list '{name}' can be scored")
 
-    scorer = make_scorer(settings, model, embeddings)
+    scorer = make_scorer(settings, embed, embeddings)
     final = scores = {name: scorer.score(trials) for name, trials in lists.items()}
     if dev:
         prior = settings.p_target[-1]
@@ -244,14 +240,18 @@ def read_settings(argv: list[str]) -> VerifySettings:
     return settings
 
 
-def embed(settings: VerifySettings, model: SpeakerVerifier, files: Any) -> Embeddings:
-    """Embeddings of files with the settings and the cache."""
+def load_embedder(settings: VerifySettings) -> Embedder:
+    """A function that embeds files with the model, the settings and the cache."""
+    from sb_margins.inference import SpeakerVerifier  # imports SpeechBrain
+
+    device = settings.run_device
+    model = SpeakerVerifier.from_hparams(settings.model, device=device)
     caches = {"auto": f"{settings.output_folder}/cache", "none": None}
-    return embed_files(
+    return partial(
+        embed_files,
         model.encoder,
-        files,
         similarity=model.similarity,
-        device=settings.run_device,
+        device=device,
         cache=caches.get(settings.cache, settings.cache),
         crops=settings.crops,
         crop_seconds=settings.crop_seconds,
@@ -263,14 +263,14 @@ def embed(settings: VerifySettings, model: SpeakerVerifier, files: Any) -> Embed
 
 def embed_lists(
     settings: VerifySettings,
-    model: SpeakerVerifier | None,
+    embed: Embedder | None,
     lists: dict[str, Trials],
     manifests: list[Manifest],
 ) -> Embeddings:
     """Embeddings of the utterances of all lists; files name what is missing or poor."""
     folder = Path(settings.output_folder)
     needed = sorted({u for trials in lists.values() for u in trials.utterances})
-    if model is None:
+    if embed is None:
         embeddings = Embeddings.load(str(settings.embeddings))
         missing = [name for name in needed if name not in embeddings]
     else:
@@ -284,8 +284,8 @@ def embed_lists(
             f"{folder / 'missing.txt'}. Correct --data-folder, or leave their trials "
             "out with --skip-bad"
         )
-    if model is not None:
-        embeddings = embed(settings, model, files)
+    if embed is not None:
+        embeddings = embed(files)
     absent = dict.fromkeys(missing, "not found")
     embeddings.skipped = {**absent, **embeddings.skipped}
     report_audio(embeddings, folder)
@@ -295,14 +295,14 @@ def embed_lists(
 
 
 def make_scorer(
-    settings: VerifySettings, model: SpeakerVerifier | None, embeddings: Embeddings
+    settings: VerifySettings, embed: Embedder | None, embeddings: Embeddings
 ) -> Scorer:
-    """The similarity of the model or the embeddings' file, and what a cohort adds."""
-    similarity = embeddings.similarity if model is None else model.similarity
-    scorer = Scorer(embeddings, similarity_from(similarity), settings.run_device)
+    """The similarity that the embeddings are made for, and what a cohort adds."""
+    similarity = similarity_from(embeddings.similarity)
+    scorer = Scorer(embeddings, similarity, settings.run_device)
     if settings.cohort is None:
         return scorer
-    cohort, speakers = load_cohort(settings, model, embeddings)
+    cohort, speakers = load_cohort(settings, embed, embeddings)
     if settings.backend == "plda":
         scorer.similarity = train_plda(cohort, speakers, rank=settings.plda_rank)
     if settings.subtract_mean:
@@ -316,7 +316,7 @@ def make_scorer(
 
 
 def load_cohort(
-    settings: VerifySettings, model: SpeakerVerifier | None, embeddings: Embeddings
+    settings: VerifySettings, embed: Embedder | None, embeddings: Embeddings
 ) -> tuple[Embeddings, dict[str, str]]:
     """Embeddings of the cohort, and its speakers as far as they are known."""
     path, draw = str(settings.cohort), (settings.cohort_size, settings.seed)
@@ -327,14 +327,14 @@ def load_cohort(
             raise UserError(f"the cohort {path} is of another model: embed it again")
         cohort = cohort.subset(draw_cohort(len(cohort), *draw))
         return cohort, speakers_by_path(cohort.ids)
-    if model is None:
+    if embed is None:
         raise UserError(
             "with --embeddings the cohort must be an .npz of the same model"
         )
     whole = Manifest.read(path)
     rows = draw_cohort(len(whole), *draw).tolist()
     manifest = Manifest([whole[row] for row in rows], whole.root)
-    return embed(settings, model, manifest), known_speakers([manifest])
+    return embed(manifest), known_speakers([manifest])
 
 
 def plot(
