@@ -124,7 +124,8 @@ class CropDataset(Dataset):
     def _read(self, index: int, need: int, where: float) -> np.ndarray:
         if self.audio is not None:
             wav = self.audio[index]
-            start = int(where * max(0, len(wav) - need + 1))
+            last = max(0, len(wav) - need)
+            start = int(where * (last + 1))
             wav = wav[start : start + need]
         else:
             utterance = self.manifest[index]
