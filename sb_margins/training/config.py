@@ -86,9 +86,10 @@ class TrainingConfig:
         for key, value in self.plain.items():
             parts = value if isinstance(value, list) else [value]
             simple = not any(isinstance(v, (dict, list)) for v in parts)
-            if value is not None and (simple or key == "corpus_options"):
+            wanted = (simple and key[:2] != "__") or key == "corpus_options"
+            if value is not None and wanted:
                 kept[key] = value
-        return {key: v for key, v in kept.items() if not key.startswith("__")}
+        return kept
 
 
 def read_config(argv: list[str]) -> TrainingConfig:
@@ -236,19 +237,21 @@ def _split_flags(words: list[str]) -> tuple[dict[str, Any], list[str]]:
     return values, rest
 
 
+def _in_use(tree: Mapping[str, Any]) -> set[str]:
+    """The keys that something reads or the YAML refers to."""
+    return (KNOWN - FOR_OBJECTS).union(OPTIONS, REFERENCE.findall(_dump(tree)))
+
+
 def _unused(tree: Mapping[str, Any]) -> list[str]:
-    """The keys of a YAML that nothing reads or refers to."""
-    known = (KNOWN - FOR_OBJECTS).union(OPTIONS, REFERENCE.findall(_dump(tree)))
-    return sorted(k for k in set(tree) - known if not k.startswith("__"))
+    return sorted(k for k in set(tree) - _in_use(tree) if not k.startswith("__"))
 
 
 def _check_keys(tree: Mapping[str, Any], path: Path) -> None:
     """Refuse keys that nothing reads: a misspelling is silent otherwise."""
-    unused = _unused(tree)
+    unused, names = _unused(tree), _in_use(tree).difference(tree)
     missing = [key for key in REQUIRED if key not in tree]
     problems = []
     if unused:
-        names = KNOWN.union(OPTIONS, REFERENCE.findall(_dump(tree))).difference(tree)
         problems.append("nothing uses these keys; correct them or delete their lines:")
         problems += [f"  {key}.{nearest(key, names)}" for key in unused]
     if missing:

@@ -145,9 +145,16 @@ def test_rates_are_what_the_schedulers_say(tmp_path):
     assert rates("StepLR") == pytest.approx(per_epoch(0.1, 0.05, 0.025))
     assert rates("MultiStepLR") == pytest.approx(per_epoch(0.1, 0.01, 0.01))
     assert rates("NewBob") == pytest.approx(per_epoch(0.1, 0.1, 0.05))
-    one_cycle = rates("OneCycleLR")
-    assert one_cycle[0] == pytest.approx(RATE / 25) and max(one_cycle) > 0.099
-    assert one_cycle[-1] < RATE / 1000
+    for name in ("torch CyclicLR", "OneCycleLR"):  # as in a loop of plain torch
+        optimizer = torch.optim.SGD([torch.zeros(1)], lr=RATE)
+        scheduler, expected = SCHEDULERS[name]()(optimizer), []
+        for _ in range(STEPS * EPOCHS):
+            expected.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            scheduler.step()
+        assert rates(name) == expected
+    assert expected[0] == pytest.approx(RATE / 25) and max(expected) > 0.099
+    assert expected[-1] < RATE / 1000
 
 
 SPEECHBRAINS = "!new:speechbrain.nnet.schedulers."
