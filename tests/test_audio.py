@@ -10,6 +10,7 @@ import soundfile
 import torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 from model_folders import write_model
+from odd_audio import flac_of_unknown_length, wav_of_rate
 
 from sb_margins.audio import LONGEST, audio_info, load_audio, read_recording, resample
 from sb_margins.errors import UserError
@@ -252,23 +253,6 @@ def test_truncated_ogg_is_noted(voice, tmp_path, share):
     assert "last page is missing" in read_recording(path).notes[0]
 
 
-def flac_of_unknown_length(path, wav):
-    """The header's number of samples set to 0, as an encoder into a pipe leaves it."""
-    soundfile.write(path, wav, RATE, subtype="PCM_16")
-    content = bytearray(path.read_bytes())
-    at = content.index(b"fLaC") + 8 + 13  # 4 low bits of the byte before, 4 bytes
-    content[at] &= 0xF0
-    content[at + 1 : at + 5] = bytes(4)
-    path.write_bytes(content)
-
-
-def with_rate(path, wav, rate):
-    soundfile.write(path, wav, RATE)
-    content = bytearray(path.read_bytes())
-    struct.pack_into("<I", content, 24, rate)
-    path.write_bytes(content)
-
-
 ODD_FILES = {  # name: (how to write it, part of the verdict; "" for a good file)
     "gsm.wav": (
         lambda path, v: soundfile.write(path, v, RATE, subtype="GSM610"),
@@ -277,9 +261,9 @@ ODD_FILES = {  # name: (how to write it, part of the verdict; "" for a good file
     "unknown.flac": (flac_of_unknown_length, ""),
     "one_sample.wav": (lambda path, v: soundfile.write(path, v[:1], RATE), "too short"),
     "hundred.wav": (lambda path, v: soundfile.write(path, v[:100], RATE), "too short"),
-    "1_hz.wav": (lambda path, v: with_rate(path, v, 1), "1 Hz .* out of range"),
+    "1_hz.wav": (lambda path, v: wav_of_rate(path, v, 1), "1 Hz .* out of range"),
     "2_31_hz.wav": (
-        lambda path, v: with_rate(path, v, 2**31),
+        lambda path, v: wav_of_rate(path, v, 2**31),
         "out of range|cannot be read",
     ),
     "silent.wav": (lambda path, v: soundfile.write(path, 0 * v, RATE), "is silent"),

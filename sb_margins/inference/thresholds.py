@@ -151,11 +151,12 @@ def checked_thresholds(given: Any) -> dict[str, dict[str, Any]]:
         isinstance(entry, Mapping)
         and _finite(entry.get("value"))
         and all(_is_share(entry.get(rate, 0.0)) for rate in ("far", "miss"))
+        and isinstance(entry.get("data", ""), str)
         for entry in given.values()
     ):
         raise UserError(
             "the model's thresholds must be finite numbers with a name, their far and "
-            "miss rates between 0 and 1"
+            "miss rates between 0 and 1, their data a text"
         )
     return {str(name): dict(entry) for name, entry in given.items()}
 

@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 import traceback
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,6 +155,21 @@ def mutate_bytes(data: bytes, rng: random.Random) -> bytes:
     return bytes(out)
 
 
+def mutate_zip(data: bytes, rng: random.Random) -> bytes:
+    """Edits of the archive, or of one member of an archive that is whole."""
+    if rng.random() < 0.4 or not data.startswith(b"PK"):
+        return mutate_bytes(data, rng)
+    with zipfile.ZipFile(io.BytesIO(data)) as old:
+        members = {name: old.read(name) for name in old.namelist()}
+    name = rng.choice(list(members))
+    members[name] = mutate_bytes(members[name], rng)
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as new:
+        for name, content in members.items():
+            new.writestr(name, content)
+    return out.getvalue()
+
+
 def mutate_text(data: bytes, rng: random.Random) -> bytes:
     """Edits of lines and words, other encodings, or of bytes."""
     if rng.random() < 0.3:
@@ -281,7 +297,7 @@ def _scores(space: Workspace, rng: random.Random) -> list[str]:
 
 def _embeddings(space: Workspace, rng: random.Random) -> list[str]:
     path = space.folder / "mutated" / "embeddings.npz"
-    path.write_bytes(space.change(mutate_bytes, space.embeddings.read_bytes(), rng))
+    path.write_bytes(space.change(mutate_zip, space.embeddings.read_bytes(), rng))
     trials = space.folder / "trials.txt"
     words = ["verify", "--embeddings", str(path), "--trials", f"t={trials}"]
     out = str(path.parent / "verify")
@@ -290,7 +306,7 @@ def _embeddings(space: Workspace, rng: random.Random) -> list[str]:
 
 def _set(space: Workspace, rng: random.Random) -> list[str]:
     path = space.folder / "mutated" / "people.npz"
-    path.write_bytes(space.change(mutate_bytes, space.set.read_bytes(), rng))
+    path.write_bytes(space.change(mutate_zip, space.set.read_bytes(), rng))
     return ["identify", str(space.model), str(space.good), "--set", str(path)]
 
 
@@ -301,7 +317,7 @@ def _model(space: Workspace, rng: random.Random, name: str) -> list[str]:
     if path.suffix == ".yaml":
         path.write_bytes(space.change(mutate_yaml, path.read_bytes(), rng, space.mark))
     else:
-        path.write_bytes(space.change(mutate_bytes, path.read_bytes(), rng))
+        path.write_bytes(space.change(mutate_zip, path.read_bytes(), rng))
     return ["verify-files", str(model), str(space.good), str(space.good)]
 
 
@@ -310,21 +326,55 @@ def _model_yaml(space: Workspace, rng: random.Random) -> list[str]:
 
 
 def _checkpoint(space: Workspace, rng: random.Random) -> list[str]:
-    return _model(space, rng, "embedding_model.ckpt")
+    names = ("embedding_model.ckpt", "embedding_model.ckpt", "label_encoder.ckpt")
+    return _model(space, rng, rng.choice(names))
+
+
+def _results_folder(space: Workspace) -> Path:
+    """The folder of a run that ended, and the words of `export`."""
+    results = space.folder / "mutated" / "results"
+    save = results / "save" / "CKPT+2026-01-01+00-00-00+00"
+    save.mkdir(parents=True)
+    shutil.copy(space.model / "hyperparams.yaml", results)
+    shutil.copy(space.model / "label_encoder.ckpt", results / "label_encoder.txt")
+    shutil.copy(space.model / "embedding_model.ckpt", save)
+    (save / "CKPT.yaml").write_text("EER: 0.1\nend-of-epoch: true\nunixtime: 1.0\n")
+    (results / "metrics.json").write_text('{"lists": {"test": {"eer": 0.0625}}}')
+    return results
+
+
+def _export(results: Path) -> list[str]:
+    return ["export", str(results), str(results.parent / "exported")]
 
 
 def _results(space: Workspace, rng: random.Random) -> list[str]:
-    results = space.folder / "mutated" / "results"
-    results.mkdir()
-    text = (space.model / "hyperparams.yaml").read_bytes()
-    (results / "hyperparams.yaml").write_bytes(
-        space.change(mutate_yaml, text, rng, space.mark)
-    )
-    save = results / "save" / "CKPT+2026-01-01+00-00-00+00"
-    save.mkdir(parents=True)
-    shutil.copy(space.model / "embedding_model.ckpt", save)
-    (save / "CKPT.yaml").write_text("EER: 0.1\nend-of-epoch: true\nunixtime: 1.0\n")
-    return ["export", str(results), str(results.parent / "exported")]
+    results = _results_folder(space)
+    path = results / "hyperparams.yaml"
+    path.write_bytes(space.change(mutate_yaml, path.read_bytes(), rng, space.mark))
+    return _export(results)
+
+
+def _results_files(space: Workspace, rng: random.Random) -> list[str]:
+    """The other files of a run."""
+    results = _results_folder(space)
+    names = ("metrics.json", "label_encoder.txt", "save/*/CKPT.yaml", "save/*/*.ckpt")
+    (path,) = results.glob(rng.choice(names))
+    mutate = mutate_zip if path.suffix == ".ckpt" else mutate_text
+    path.write_bytes(space.change(mutate, path.read_bytes(), rng))
+    return _export(results)
+
+
+def _enrolment(space: Workspace, rng: random.Random) -> list[str]:
+    """The utterances of enrolled models."""
+    one, two = (line.split()[2] for line in space.trials.decode().splitlines()[:2])
+    folder = space.folder / "mutated"
+    (folder / "list.txt").write_text(f"1 m {one}\n0 m {two}\n1 n {two}\n")
+    path = folder / "models.txt"
+    lines = f"m {one} {two}\nn {two}\n".encode()
+    path.write_bytes(space.change(mutate_text, lines, rng))
+    words = ["verify", "--embeddings", str(space.embeddings), "--bootstrap", "0"]
+    words += ["--trials", f"t={folder / 'list.txt'}", "--enrolment", f"t={path}"]
+    return [*words, "--output-folder", str(folder / "verify")]
 
 
 READERS: dict[str, Callable[[Workspace, random.Random], list[str]]] = {
@@ -341,6 +391,8 @@ READERS: dict[str, Callable[[Workspace, random.Random], list[str]]] = {
     "model yaml": _model_yaml,
     "checkpoint": _checkpoint,
     "results": _results,
+    "results files": _results_files,
+    "enrolment": _enrolment,
 }
 
 
@@ -375,7 +427,9 @@ def run_case(
         return f"{command}\n{err.getvalue()}"
     if status == 2 and not err.getvalue().strip():
         return f"exit status 2 without a message: {command}"
-    if status == 0 and re.search(r"(?i)\bnan\b", out.getvalue()):
+    # a threshold's data may be called anything
+    figures = re.sub(r"% on .*\)", "", out.getvalue())
+    if status == 0 and re.search(r"(?i)\bnan\b", figures):
         return f"NaN in the output: {command}\n{out.getvalue()}"
     if re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f]", out.getvalue() + err.getvalue()):
         return f"control characters in the output: {command}"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -379,6 +380,20 @@ yaml_case(
     "x: !apply:sb_margins.select.head [../../payload, 4, 4]",
 )
 
+# Sizes that a machine's memory may hold
+yaml_case(
+    "gigabytes_of_context",
+    "x: !new:speechbrain.processing.features.ContextWindow [30000, 0]",
+)
+yaml_case(
+    "gigabytes_of_cosines", "x: !new:speechbrain.processing.features.DCT [30000, 30000]"
+)
+yaml_case(
+    "gigabytes_of_clones",
+    "layer: !new:torch.nn.TransformerEncoderLayer [2048, 2]\n"
+    "x: !new:torch.nn.TransformerEncoder [!ref <layer>, 40]",
+)
+
 
 def encoder_case(name: str, old: str, new: str) -> None:
     """A case that changes a setting of the encoder."""
@@ -395,12 +410,20 @@ encoder_case("wide_window", FEATURES, "n_mels: 40\n  win_length: 900000")
 encoder_case("tiny_hop", FEATURES, "n_mels: 40\n  n_fft: 900000\n  hop_length: 0.1")
 encoder_case("no_hop", FEATURES, "n_mels: 40\n  hop_length: 0")
 encoder_case("wide_bank", FEATURES, "n_mels: 900000\n  n_fft: 900000")
+encoder_case("gigabytes_of_bank", FEATURES, "n_mels: 900\n  n_fft: 900000")
 encoder_case("wide_neighbours", FEATURES, "n_mels: 40\n  left_frames: 900000")
 encoder_case(
     "magnified",
     "!new:speechbrain.processing.features.InputNormalization\n"
     "  norm_type: sentence\n  std_norm: false",
     "!new:torch.nn.Upsample\n  scale_factor: 900000",
+)
+encoder_case(
+    "gigabytes_magnified",
+    "compute_features: !new:speechbrain.lobes.features.Fbank\n  n_mels: 40",
+    "fbank: !new:speechbrain.lobes.features.Fbank\n  n_mels: 40\n"
+    "wider: !new:torch.nn.Upsample\n  scale_factor: 400000\n"
+    "compute_features: !new:torch.nn.Sequential [!ref <fbank>, !ref <wider>]",
 )
 
 
@@ -576,6 +599,52 @@ def directory_in_the_directory(folder, mark):
     at = content.rfind(b"PK\x01\x02")
     content[at + 20 : at + 28] = (0xFFFFFFF0).to_bytes(4, "little") * 2
     path.write_bytes(bytes(content))
+
+
+@case
+def two_directories(folder, mark):
+    """Who follows the zip64 locator, as PyTorch does, finds a weight of 3 GB; who reads
+    the plain record, as Python does, finds the true one."""
+    count = 750_000_000
+
+    def more(data):
+        """Storage 0, with other bytes for how many values it has."""
+        at = data.index(b"cpu")
+        at = min(n for n in (data.find(b"K", at), data.find(b"M", at)) if n > 0)
+        size = 2 if data[at : at + 1] == b"K" else 3
+        return data[:at] + b"J" + count.to_bytes(4, "little") + data[at + size :]
+
+    repack(folder, more)
+    path = folder / "embedding_model.ckpt"
+    content = path.read_bytes()
+    start, end = content.find(b"PK\x01\x02"), content.rfind(b"PK\x05\x06")
+    entries = []
+    while start + sum(map(len, entries)) < end:
+        at = start + sum(map(len, entries))
+        lengths = struct.unpack_from("<HHH", content, at + 28)
+        entries.append(bytearray(content[at : at + 46 + sum(lengths)]))
+    true, false = [*map(bytes, entries)], bytearray()
+    for entry in entries:
+        name = struct.unpack_from("<H", entry, 28)[0]
+        if entry[46 : 46 + name].endswith(b"data/0"):
+            struct.pack_into("<H", entry, 10, 8)  # deflated
+            struct.pack_into("<I", entry, 24, 4 * count)
+        false += entry
+    began = end + len(false)
+    record = struct.pack(
+        *("<4sQHHIIQQQQ", b"PK\x06\x06", 44, 45, 45, 0, 0),
+        *(len(true), len(true), len(false), end),
+    )
+    locator = struct.pack("<4sIQI", b"PK\x06\x07", 0, began, 1)
+    rest = bytes(false) + record + b"pad" + locator  # for Python, a comment
+    last = bytearray(true.pop())
+    struct.pack_into("<H", last, 32, len(rest))
+    directory = b"".join(true) + last + rest
+    plain = struct.pack(
+        *("<4sHHHHIIH", b"PK\x05\x06", 0, 0, len(entries), len(entries)),
+        *(len(directory), start, 0),
+    )
+    path.write_bytes(content[:start] + directory + plain)
 
 
 @case

@@ -259,6 +259,19 @@ def test_half_written_checkpoints_are_passed_over(tmp_path):
     assert best_checkpoint(tmp_path / "r" / "save").name == "CKPT+1"
 
 
+@pytest.mark.parametrize(
+    "errors", [(".nan", 0.1, 0.2), (0.2, 0.1, ".nan"), ("-.inf", 0.1, 0.2), ("x", 0.1)]
+)
+def test_an_error_that_is_not_a_number_is_not_the_best(tmp_path, errors):
+    for number, error in enumerate(errors):
+        folder = tmp_path / f"CKPT+{number}"
+        folder.mkdir()
+        for name in ("COMPLETE", "embedding_model.ckpt"):
+            (folder / name).touch()
+        (folder / "CKPT.yaml").write_text(f"EER: {error}\nunixtime: {number}.0\n")
+    assert errors[int(best_checkpoint(tmp_path).name[-1])] == 0.1
+
+
 def test_command(tmp_path, capsys):
     results(tmp_path / "r")
     assert cli(["export", str(tmp_path / "r"), str(tmp_path / "m")]) == 0

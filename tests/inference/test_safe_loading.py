@@ -14,11 +14,12 @@ import hostile_models
 import pytest
 import torch
 from hyperpyyaml import load_hyperpyyaml
-from model_folders import write_model
+from model_folders import modules, settings, write_model
 from speechbrain.inference.speaker import SpeakerRecognition
 
 from sb_margins.errors import UserError
 from sb_margins.inference import SpeakerVerifier, safe_hparams
+from sb_margins.inference.results import read_results
 from sb_margins.inference.safe_build import locate
 from sb_margins.inference.safe_yaml import MODULES
 
@@ -83,6 +84,46 @@ def test_reaching_alone_is_not_refused(copy):
     hostile_models.reach(copy, "x")
     model = SpeakerVerifier.from_hparams(copy)
     assert model.calibration["data"] == [5, {"a": 6}]
+
+
+@pytest.mark.parametrize("name", sorted(hostile_models.KEYS))
+def test_hostile_results_folder_is_refused_or_passed_over(
+    name, copy, tmp_path, monkeypatch
+):
+    """The way of export and of comparisons, also where a setting refers to it."""
+    hostile_models.CASES[name](copy, tmp_path / "mark")
+    hostile_models.append(copy, f"seed: !ref <{hostile_models.KEYS[name]}>")
+    save = copy / "save" / "CKPT+1"
+    save.mkdir(parents=True)
+    (copy / "embedding_model.ckpt").rename(save / "embedding_model.ckpt")
+    (save / "CKPT.yaml").write_text("EER: 0.1\nunixtime: 1.0\n")
+    with watched(copy, tmp_path, monkeypatch):
+        try:
+            parts = read_results(copy)
+        except UserError as error:
+            assert 20 < len(str(error)) < 900
+        else:
+            assert parts.checkpoint == save
+
+
+@pytest.mark.parametrize("size", [600_000_000, 41])
+def test_statistics_of_another_size_are_refused(size, tmp_path, monkeypatch):
+    """Also ones that take no room in the file and gigabytes in memory."""
+    made = modules(settings(norm="global"))
+    folder = write_model(tmp_path / "a" / "model", norm="global", modules=made)
+    path = folder / "mean_var_norm.ckpt"
+    content = torch.load(path, weights_only=True)
+    torch.save(content | {"glob_mean": torch.zeros(1).expand(size)}, path)
+    with watched(folder, tmp_path, monkeypatch), pytest.raises(UserError):
+        SpeakerVerifier.from_hparams(folder)
+
+
+def test_old_weights_files_are_called_that(copy):
+    path = copy / "embedding_model.ckpt"
+    weights = torch.load(path, weights_only=True)
+    torch.save(weights, path, _use_new_zipfile_serialization=False)
+    with pytest.raises(UserError, match="format of before 1.6.*save it again"):
+        SpeakerVerifier.from_hparams(copy)
 
 
 RUN_ALL = """

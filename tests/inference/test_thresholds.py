@@ -115,7 +115,15 @@ def test_what_a_threshold_means():
 
 
 @pytest.mark.parametrize(
-    "given", [1, [], {"eer": 1}, {"eer": {}}, {"eer": {"value": np.nan}}]
+    "given",
+    [
+        1,
+        [],
+        {"eer": 1},
+        {"eer": {}},
+        {"eer": {"value": np.nan}},
+        {"eer": {"value": 1, "data": np.nan}},
+    ],
 )
 def test_odd_thresholds_are_refused(given):
     assert checked_thresholds(None) == {}

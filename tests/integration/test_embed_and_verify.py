@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import struct
 
 import numpy as np
 import pytest
 import soundfile
 from model_folders import write_model
+from odd_audio import flac_of_unknown_length, wav_of_rate
 
 from sb_margins.cli import main
 from sb_margins.inference import SpeakerVerifier
@@ -88,24 +88,29 @@ def test_unusable_and_poor_audio_is_counted(tmp_path, make_voice, monkeypatch, c
     for name, wav in good.items():
         soundfile.write(f"{name}.wav", wav, 16000)
     bad = {"silent": 0 * voice, "one": voice[:1], "anti": np.stack([voice, -voice], 1)}
+    bad["hundred"] = voice[:100]
     for name, wav in bad.items():
         soundfile.write(f"{name}.wav", wav, 16000)
-    for name, rate in (("rate1", 1), ("rate31", 2**31)):
-        content = bytearray((tmp_path / "a.wav").read_bytes())
-        struct.pack_into("<I", content, 24, rate)
-        (tmp_path / f"{name}.wav").write_bytes(content)
+    wav_of_rate(tmp_path / "rate1.wav", voice, 1)
+    wav_of_rate(tmp_path / "rate31.wav", voice, 2**31)
     unusable = [*bad, "rate1", "rate31"]
-    pairs = [f"{int(n == 'a')} a.wav {n}.wav\n" for n in [*good, *unusable]]
+    soundfile.write("gsm.wav", voice, 16000, subtype="GSM610")
+    flac_of_unknown_length(tmp_path / "unknown.flac", voice)
+    content = (tmp_path / "a.wav").read_bytes()
+    (tmp_path / "cut.wav").write_bytes(content[: 9 * len(content) // 10])
+    files = [f"{n}.wav" for n in [*good, *unusable, "gsm", "cut"]] + ["unknown.flac"]
+    pairs = [f"{int(n == 'a.wav')} a.wav {n}\n" for n in files]
     (tmp_path / "t.txt").write_text("".join(pairs))
     command = ["verify", "--model", str(model), "--trials", "t=t.txt"]
     command += ["--data-folder", ".", "--bootstrap", "0", "--device", "cpu"]
     assert main([*command, "--output-folder", "out"]) == 2
-    assert "5 of 8 audio files are unusable" in capsys.readouterr().err
+    assert "6 of 12 audio files are unusable" in capsys.readouterr().err
     assert main([*command, "--output-folder", "out", "--skip-bad"]) == 0
     skipped = (tmp_path / "out" / "skipped.txt").read_text()
     for name, why in {
         "silent": "is silent",
         "one": "too short",
+        "hundred": "too short",
         "anti": "channels cancel",
         "rate1": "out of range",
     }.items():
@@ -113,9 +118,10 @@ def test_unusable_and_poor_audio_is_counted(tmp_path, make_voice, monkeypatch, c
         assert why in rows[0]
     notes = (tmp_path / "out" / "notes.txt").read_text()
     assert notes.startswith("clipped.wav\tis clipped")
+    assert "cut.wav\tis truncated" in notes and len(notes.splitlines()) == 2
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert metrics["skipped utterances"] == 5 and metrics["poor recordings"] == 1
-    assert metrics["lists"]["t"]["left out"] == 5
+    assert metrics["skipped utterances"] == 6 and metrics["poor recordings"] == 2
+    assert metrics["lists"]["t"]["left out"] == 6
     # again, from the cache: the notes are still there
     assert main([*command, "--output-folder", "out", "--skip-bad"]) == 0
     assert (tmp_path / "out" / "notes.txt").read_text() == notes

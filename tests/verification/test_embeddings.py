@@ -107,6 +107,11 @@ DAMAGED = {
     "code": lambda path: _rewrite(
         path, _header("(2,)", "|O") + b"cos\nsystem\n(S'touch mark'\ntR."
     ),
+    "no letters": lambda path: np.savez(
+        path,
+        ids=np.array([0x110000], np.uint32).view("U1"),
+        embeddings=np.ones((1, 2)),
+    ),
     "no JSON": lambda path: np.savez(
         path, ids=np.array(["a"]), embeddings=np.ones((1, 2)), similarity=np.array("{")
     ),
