@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -95,13 +96,13 @@ def embed(model: TrainedModel, manifest: Manifest, name: str) -> np.ndarray:
 
 def evenly(whole: Manifest, most: int) -> Manifest:
     """The first utterances of each speaker, then the second ones, up to ``most``."""
-    count: dict[str, int] = {}
-    ranked = []
+    seen: Counter[str] = Counter()
+    ranks = []
     for utterance in whole:
-        count[utterance.spk_id] = count.get(utterance.spk_id, 0) + 1
-        ranked.append((count[utterance.spk_id], utterance))
-    ranked.sort(key=lambda pair: pair[0])  # stable
-    return Manifest([u for _, u in ranked[:most]], whole.root)
+        seen[utterance.spk_id] += 1
+        ranks.append(seen[utterance.spk_id])
+    order = np.argsort(ranks, kind="stable")[:most]
+    return Manifest([whole[int(i)] for i in order], whole.root)
 
 
 def choose_points(

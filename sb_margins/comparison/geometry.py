@@ -91,11 +91,7 @@ def describe_geometry(comparison: Comparison, folder: Path) -> dict[str, Any] | 
 
 
 def mean_and_spread(values: Sequence[float], form: str = ".3f") -> str:
-    """Mean and standard deviation (n - 1), NaN as a dash.
-
-    >>> mean_and_spread([0.1, 0.3]), mean_and_spread([0.25], "+.2f")
-    ('0.200 ± 0.141', '+0.25')
-    """
+    """Mean and standard deviation (n - 1), NaN as a dash."""
     mean = float(np.mean(values))
     if math.isnan(mean):
         return "-"

@@ -192,7 +192,7 @@ def _caveats(comparison: Comparison) -> list[str]:
     if comparison.missing:
         missing = "; ".join(comparison.missing)
         caveats.append(f"not finished, and left out: {missing}")
-    if any(one.corpus == "demo" for one in typed):
+    if typed[0].corpus == "demo":
         caveats.append(
             "the corpus is synthetic, eSpeak NG voices: it shows that everything runs; "
             "its results say nothing about real speech"
@@ -255,7 +255,7 @@ def _draw(comparison: Comparison, folder: Path) -> dict[str, Any]:
     """Draw all plots but those of the geometry; their paths, for the template."""
     base, systems = comparison.baseline, comparison.systems
     plots: dict[str, Any] = {"learning": {}, "det": [], "scores": {}}
-    histories = {s.label: [r.rows for r in s.results] for s in systems}
+    histories = {s.label: [r.history.rows for r in s.results] for s in systems}
     for key in ("EER", "accuracy"):
         if any(key in row for rows in histories[base.label] for row in rows):
             path = plots["learning"][key] = folder / f"learning_{key.lower()}.png"

@@ -27,7 +27,7 @@ class CellResult:
     """A finished run: its history, and its scores [N] of each trial list."""
 
     cell: Cell
-    rows: list[Row]
+    history: History
     scores: dict[str, np.ndarray]
     settings: dict[str, Any]  # from run.json
     versions: dict[str, str]
@@ -36,14 +36,13 @@ class CellResult:
     @property
     def minutes(self) -> float:
         """Of training and dev evaluations."""
-        return sum(r.get("seconds", 0.0) for r in self.rows if r["epoch"] > 0) / 60
+        trained = [r for r in self.history.rows if r["epoch"] > 0]
+        return sum(r.get("seconds", 0.0) for r in trained) / 60
 
     @property
     def best(self) -> Row:
         """The row of the epoch whose weights were evaluated."""
-        trained = [r for r in self.rows if r["epoch"] > 0]
-        with_eer = [r for r in trained if "EER" in r]
-        return min(with_eer, key=lambda r: r["EER"]) if with_eer else trained[-1]
+        return self.history.best or self.history.rows[-1]
 
 
 @dataclass
@@ -118,13 +117,13 @@ class Comparison:
         name = self.plan.baseline
         if name in self.losses:
             return self.chosen(name)
-        for system in self.systems:
-            if system.label == name:
-                return system
-        raise UserError(
-            f"no run of the baseline '{name}' is finished: train it, or choose "
-            "another --baseline"
-        )
+        named = [system for system in self.systems if system.label == name]
+        if not named:
+            raise UserError(
+                f"no run of the baseline '{name}' is finished: train it, or choose "
+                "another --baseline"
+            )
+        return named[0]
 
     @property
     def contrasts(self) -> list[tuple[str, str]]:
@@ -193,5 +192,5 @@ def _read(cell: Cell, marker: dict[str, Any], trials: dict[str, Trials]) -> Cell
                 f"{path} scores other trials than those of the comparison: the results "
                 "cannot be compared. Delete its folder to train it again"
             )
-    rows = History(cell.folder / "history.csv").rows
-    return CellResult(cell, rows, scores, run["settings"], run["versions"], marker)
+    history = History(cell.folder / "history.csv")
+    return CellResult(cell, history, scores, run["settings"], run["versions"], marker)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
@@ -51,8 +52,7 @@ def train_cells(plan: Plan, data: str, jobs: int, lock: IO[str]) -> list[str]:
         flush=True,
     )
     running: list[RunningCell] = []
-    failures: list[str] = []
-    begun = time.monotonic()
+    failures, begun = [], time.monotonic()
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
@@ -63,8 +63,8 @@ def train_cells(plan: Plan, data: str, jobs: int, lock: IO[str]) -> list[str]:
                 running.remove(one)
                 if one.process.returncode == INTERRUPTED:
                     raise KeyboardInterrupt
-                problem = _finish(plan, one, jobs)
-                failures += [problem] if problem else []
+                if problem := _finish(plan, one, jobs):
+                    failures.append(problem)
                 left = len(waiting) + len(running)
                 minutes = (time.monotonic() - begun) / (todo - left) * left / 60
                 line = f"[{total - left}/{total}] {problem or _summary(one)}"
@@ -152,16 +152,12 @@ def _summary(one: RunningCell) -> str:
 
 def machine() -> dict[str, Any]:
     """The hardware that a cell was trained on."""
-    processor = platform.processor() or platform.machine()
     try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                processor = line.partition(":")[2].strip()
-                break
+        named = re.search("model name\\s*: (.+)", Path("/proc/cpuinfo").read_text())
     except OSError:
-        pass
+        named = None
     facts = {
-        "processor": processor,
+        "processor": named[1] if named else platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "system": platform.platform(terse=True),
     }
