@@ -39,9 +39,8 @@ def write_report(
     comparison: Comparison,
     command: str,
     *,
-    metrics: Sequence[Metric] = METRICS,
-    replicates: int = 2000,
-    geometry: bool = True,
+    replicates: int,
+    geometry: bool,
 ) -> tuple[Path, list[str]]:
     """Write ``report.html``, ``report.md``, ``report.json``, ``figures/``.
 
@@ -53,10 +52,7 @@ def write_report(
     figures.mkdir(parents=True, exist_ok=True)
     for old in figures.glob("*.png"):
         old.unlink()
-    lists = {
-        name: _result(comparison, name, metrics, replicates)
-        for name in comparison.tests
-    }
+    lists = {name: _result(comparison, name, replicates) for name in comparison.tests}
     caveats = _caveats(comparison)
     content = {
         "title": f"Losses compared on {Path(comparison.prepared.data_root).name}",
@@ -112,19 +108,11 @@ def _render(content: dict[str, Any], page: str, folder: Path) -> str:
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
-def _result(
-    comparison: Comparison, name: str, metrics: Sequence[Metric], replicates: int
-) -> dict[str, Any]:
+def _result(comparison: Comparison, name: str, replicates: int) -> dict[str, Any]:
     """What the template shows of a trial list."""
     labels, sides = comparison.labels(name), comparison.sides[name]
-    statistics = analyse(
-        comparison.runs(name),
-        labels,
-        sides,
-        comparison.contrasts,
-        metrics,
-        replicates=replicates,
-    )
+    runs, contrasts = comparison.runs(name), comparison.contrasts
+    statistics = analyse(runs, labels, sides, contrasts, METRICS, replicates)
     base = comparison.baseline.label
     few = too_few(
         {
@@ -136,11 +124,11 @@ def _result(
         }
     )
     head, rows = ["system"], []
-    for metric in metrics:
+    for metric in METRICS:
         head += [f"{metric.heading} ± sd", "95 % interval", "change", "p (Holm)"]
     for label, estimates in statistics.estimates.items():
         row = [label]
-        for metric in metrics:
+        for metric in METRICS:
             row += _estimate_cells(metric, estimates[metric.name])
             if label == base:
                 row += ["baseline", "-"]
@@ -148,11 +136,11 @@ def _result(
                 difference = statistics.differences[label, base][metric.name]
                 row += _difference_cells(difference, shown=not few)
         rows.append(row)
-    comparisons = len(metrics) * len(statistics.differences)
+    comparisons = len(METRICS) * len(statistics.differences)
     return {
         "statistics": statistics,
         "few": few,
-        "verdict": _verdict(statistics, few, base, metrics),
+        "verdict": _verdict(statistics, few, base),
         "head": head,
         "rows": rows,
         "targets": int(labels.sum()),
@@ -163,16 +151,14 @@ def _result(
     }
 
 
-def _verdict(
-    statistics: Statistics, few: str, base: str, metrics: Sequence[Metric]
-) -> list[str]:
+def _verdict(statistics: Statistics, few: str, base: str) -> list[str]:
     """What is significant on a list, in sentences without full stops."""
     if not statistics.differences:
         return []
     if few:
         return [f"Too few for a statement on significance: {few}"]
     lines = []
-    for metric in metrics:
+    for metric in METRICS:
         rows = {k[0]: row[metric.name] for k, row in statistics.differences.items()}
         lower = "; ".join(label for label, one in rows.items() if one.better)
         higher = "; ".join(label for label, one in rows.items() if one.worse)

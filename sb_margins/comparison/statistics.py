@@ -109,9 +109,7 @@ def analyse(
     sides: Sequence[np.ndarray],
     contrasts: Sequence[tuple[str, str]],
     metrics: Sequence[Metric],
-    *,
-    replicates: int = 2000,
-    seed: int = SEED,
+    replicates: int,
 ) -> Statistics:
     """Estimates of all systems, and the differences of (system, reference) pairs.
 
@@ -120,9 +118,7 @@ def analyse(
     flat = [(system, run) for system, named in runs.items() for run in named]
     row_of = {key: row for row, key in enumerate(flat)}
     scores = [runs[system][run] for system, run in flat]
-    full, drawn = resample(
-        scores, labels, sides, metrics, replicates=replicates, seed=seed
-    )
+    full, drawn = resample(scores, labels, sides, metrics, replicates=replicates)
     estimates: dict[str, dict[str, Estimate]] = {}
     for system, named in runs.items():
         rows = [row_of[system, run] for run in named]
@@ -137,7 +133,7 @@ def analyse(
         two = [row_of[reference, run] for run in common]
         pairs[system, reference] = {
             metric.name: difference(
-                full[one, m], full[two, m], drawn[:, one, m], drawn[:, two, m], seed
+                full[one, m], full[two, m], drawn[:, one, m], drawn[:, two, m]
             )
             for m, metric in enumerate(metrics)
         }

@@ -113,6 +113,10 @@ def test_radius_against_confusability_by_hand():
     assert radii.tolist() == [0.4, 0.6]
     assert confusable == pytest.approx([1.0 - 0.5, ((1 - 3) + (3 - 2)) / 2])
     assert rho == pytest.approx(-1)
+    close = 1 + 1e-5 * np.arange(3)
+    assert radius_against_confusability(close, distances, np.array([2, 2, 0]))[
+        2
+    ] == pytest.approx(-1)
     flat = radius_against_confusability(np.ones(3), distances, np.array([2, 2, 0]))
     assert np.isnan(flat[2]) and np.isnan(flat[3])
     assert distances[0, 2] == 1.0, "the distances stay"

@@ -183,8 +183,26 @@ def test_hierarchy_takes_what_the_corpus_tells():
 
 
 def test_speaker_distances_are_means():
-    d = np.arange(16.0).reshape(4, 4)
+    d = np.arange(25.0).reshape(5, 5)
     d = d + d.T
-    names, found = speaker_distances(d, ["b", "b", "a", "a"])
-    assert names == ["a", "b"]
-    assert found[0, 1] == d[2:, :2].mean() and found[0, 0] == 0
+    names, found = speaker_distances(d, ["b", "b", "a", "a", "c"])
+    assert names == ["a", "b", "c"]
+    assert found[0, 1] == d[2:4, :2].mean() and found[2, 0] == d[2:4, 4].mean()
+    assert np.diag(found).tolist() == [0, 0, 0] and (found == found.T).all()
+
+
+def test_adults_are_18():
+    about = {
+        name: {"age": age, "gender": "fm"[age == "17"]}
+        for name, age in (("a", "17"), ("b", "18"), ("c", "30"))
+    }
+    height = hierarchy(list("abc"), about)["hierarchy"]
+    assert height[1, 2] == 1 and height[0, 1] == 3
+
+
+def test_defaults_of_the_measures():
+    x = np.random.default_rng(3).normal(size=(155, 4))
+    d = np.linalg.norm(x[:, None] - x, axis=-1)
+    assert gromov_delta(d) == gromov_delta(d, sample=150, rounds=5, seed=1986)
+    one, two = d[:9, :9], d[20:29, 20:29]
+    assert mantel(one, two) == mantel(one, two, permutations=999, seed=1986)

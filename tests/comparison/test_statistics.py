@@ -1,5 +1,7 @@
 """Statistics of a comparison against hand computation and simulation."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -259,3 +261,11 @@ def test_too_few_names_what_is_below_the_least(name):
     short = {**LEAST, name: LEAST[name] - 1}
     assert too_few(short) == f"{name}: {LEAST[name] - 1} (needed: {LEAST[name]})"
     assert too_few(dict.fromkeys(LEAST, 0)).count("needed") == 3
+
+
+def test_the_least_numbers_are_those_of_the_documents():
+    page = Path(__file__).parents[2] / "docs" / "comparison.md"
+    speakers, runs, updates = LEAST.values()
+    text = " ".join(page.read_text(encoding="utf-8").split())
+    assert f"**{speakers} test speakers, {runs} runs of each system and" in text
+    assert f"and {updates} updates of each run** on" in text
