@@ -72,7 +72,7 @@ def mantel(
     def standardise(values: np.ndarray) -> np.ndarray:
         ranks = rankdata(values) - (len(values) + 1) / 2
         length = np.linalg.norm(ranks)
-        return ranks / length if length else ranks * np.nan
+        return ranks / length if length else np.full_like(ranks, np.nan)
 
     target = standardise(two[rows, columns])
     value = float(standardise(one[rows, columns]) @ target)
