@@ -85,7 +85,7 @@ def test_command_draws(tmp_path, capsys):
         (["am", "--nontargets", "0xmany"], "COSINExCOUNT"),
         (["am", "--output", "picture.jpeg"], ".png"),
         (["am", "--output", "/nowhere/at/all/loss.png"], "no such folder"),
-        (["am", "--set", "am.margin=0,1,2,3,4,5,6,7,8,9,10,11,12"], "told apart"),
+        (["am", "--set", f"am.scale={','.join(map(str, range(8, 21)))}"], "told apart"),
     ],
 )
 def test_refusals(words, message, capsys):
