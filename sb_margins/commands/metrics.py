@@ -20,7 +20,7 @@ from sb_margins.verification.score_file import read_scores
 from sb_margins.versions import versions
 
 
-@dataclass(kw_only=True)
+@dataclass
 class MetricsSettings(FigureSettings):
     """EER, minDCF and Cllr of score files, with intervals.
 

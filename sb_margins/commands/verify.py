@@ -45,7 +45,7 @@ from sb_margins.versions import versions
 Embedder = Callable[[Any], Embeddings]
 
 
-@dataclass(kw_only=True)
+@dataclass
 class VerifySettings(FigureSettings):
     """Score trial lists with a model (or embeddings).
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from sb_margins.errors import UserError, listed
-from sb_margins.files import read_text, write_text
+from sb_margins.files import read_text, write_json
 from sb_margins.verification.points import (
     as_scores,
     prior_costs,
@@ -83,7 +83,7 @@ class Calibration:
 
     def save(self, path: str | Path) -> None:
         """Write it as JSON."""
-        write_text(path, json.dumps(asdict(self), indent=2) + "\n")
+        write_json(path, asdict(self))
 
     @classmethod
     def load(cls, path: str | Path) -> Calibration:

@@ -16,8 +16,9 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -27,7 +28,6 @@ from tqdm import tqdm
 from sb_margins.audio import (
     LONGEST,
     SAMPLE_RATE,
-    AudioInfo,
     Recording,
     audio_info,
     read_recording,
@@ -42,6 +42,8 @@ from sb_margins.verification.embeddings import Embeddings
 FLUSH_SECONDS = 10.0  # a run that is killed loses at most so much work
 READ_AHEAD = 2  # batches
 READERS = 2  # threads
+
+T = TypeVar("T")
 
 
 class _Row(NamedTuple):
@@ -100,7 +102,8 @@ def embed_files(
     paths = _paths_of(files)
     was_training = isinstance(encoder, nn.Module) and encoder.training
     with ThreadPoolExecutor(READERS) as pool:
-        infos = dict(zip(paths, pool.map(_info, paths.values()), strict=True))
+        read = partial(_attempt, audio_info)
+        infos = dict(zip(paths, pool.map(read, paths.values()), strict=True))
         skipped = {name: why for name, why in infos.items() if isinstance(why, str)}
         lengths = {
             name: min(-(-info.frames * rate // info.rate), round(LONGEST * rate))
@@ -177,18 +180,10 @@ def _paths_of(files: Any) -> dict[str, Path]:
     return {str(name): Path(path) for name, path in pairs}
 
 
-def _info(path: Path) -> AudioInfo | str:
-    """What a file's header says, or why the file is unusable."""
+def _attempt(read: Callable[..., T], *arguments: Any) -> T | str:
+    """What ``read`` gives, or why the file is unusable."""
     try:
-        return audio_info(path)
-    except UserError as error:
-        return str(error)
-
-
-def _read(path: Path, rate: int) -> Recording | str:
-    """A recording, or why the file is unusable."""
-    try:
-        return read_recording(path, rate)
+        return read(*arguments)
     except UserError as error:
         return str(error)
 
@@ -205,7 +200,7 @@ def _batches(lengths: Mapping[str, int], most_samples: int) -> list[list[str]]:
     """Names of files of one length."""
     batches = []
     for length, names in _grouped(lengths).items():
-        size = max(1, most_samples // max(1, length))
+        size = max(1, most_samples // length)
         batches += [names[i : i + size] for i in range(0, len(names), size)]
     return batches
 
@@ -219,7 +214,9 @@ def _read_ahead(
     """The recordings of each batch, or why a file is unusable."""
     waiting: deque[dict[str, Future]] = deque()
     for names in [*batches, *[[]] * READ_AHEAD]:
-        waiting.append({name: pool.submit(_read, paths[name], rate) for name in names})
+        waiting.append(
+            {n: pool.submit(_attempt, read_recording, paths[n], rate) for n in names}
+        )
         if len(waiting) > READ_AHEAD:
             yield {name: one.result() for name, one in waiting.popleft().items()}
 

@@ -147,6 +147,8 @@ def test_wrong_input_is_told():
     scores, labels = llrs(0, 100)
     with pytest.raises(UserError, match="larger scores mean different speakers"):
         Calibration.fit(-scores, labels)
+    with pytest.raises(UserError, match="larger scores mean different speakers"):
+        Calibration.fit(np.ones(100), labels)
     with pytest.raises(UserError, match="p_target"):
         Calibration.fit(scores, labels, p_target=0)
     with pytest.raises(UserError, match="NaN"):
