@@ -41,6 +41,7 @@ def test_a_ramp_without_length_is_a_step():
 def test_defaults_are_a_margin_from_0_and_no_ramp():
     assert LossSchedule().value(0.0, 0.2) == 0.2
     assert LossSchedule(end=2).value(1.0, 0.2) == 0.1
+    assert LossSchedule(initial=0.1, end=2).value(2.0, 0.3) == 0.3  # exactly
 
 
 def test_final_replaces_what_the_loss_was_built_with():
