@@ -197,6 +197,12 @@ def test_multi_label_naive():
     assert torch.autograd.gradcheck(lambda s: loss(s, targets), (scores,))
 
 
+def test_the_scale_of_many_labels_multiplies_the_scores():
+    scores, targets = torch.rand(B, C), (torch.rand(B, C) < 0.3).int()
+    value = L.MultiLabelASSoftmax(0.3, scale=4.0)(scores, targets)
+    torch.testing.assert_close(value, L.MultiLabelASSoftmax(0.3)(4 * scores, targets))
+
+
 def test_combined_contains_the_others():
     cos = torch.rand(B, C, dtype=torch.float64) * 2 - 1
     cos[0, 0], cos[1, 1] = 1.0, -1.0
