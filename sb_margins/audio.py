@@ -19,7 +19,6 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import soundfile
-from scipy.signal import resample_poly
 
 from sb_margins.errors import UserError
 
@@ -186,6 +185,8 @@ def load_audio(
 def resample(wav: np.ndarray, source: int, target: int = SAMPLE_RATE) -> np.ndarray:
     """[T] samples at ``source`` Hz to float32 samples at ``target`` Hz."""
     if source != target:
+        from scipy.signal import resample_poly  # 0.7 s to import
+
         common = math.gcd(source, target)
         wav = resample_poly(wav, target // common, source // common)
     return np.ascontiguousarray(wav, dtype=np.float32)

@@ -193,10 +193,10 @@ def _description(path: str, value: Any, seen: set[int]) -> Iterator[str]:
         settings = getattr(value, "__dict__", {})
         if isinstance(value, nn.Module):
             own = settings.keys() - _OF_EVERY_MODULE
-            saved = value.state_dict().keys()
+            unsaved = value._non_persistent_buffers_set
             settings = {
                 **{name: settings[name] for name in own},
-                **{n: b for n, b in value._buffers.items() if n not in saved},
+                **{name: value._buffers[name] for name in unsaved},
                 **value._modules,
             }
             if "first_call" in own:  # ContextWindow repeats its kernel when used

@@ -157,7 +157,7 @@ class PoincareSimilarity(Similarity):
 
     def _classifier(self) -> PoincareClassifier:
         """A classifier without weights: nothing is drawn from the random generator."""
-        with torch.device("meta"):
+        with torch.random.fork_rng(devices=[]):
             return PoincareClassifier(1, 2, self.curvature, self.metric, self.clip_norm)
 
     def extra_repr(self) -> str:

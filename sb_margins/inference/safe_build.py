@@ -10,11 +10,12 @@ import functools
 import importlib
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -52,8 +53,57 @@ class LoadPlan:
     paths: dict[str, str] = field(default_factory=dict)
 
 
+META = torch.device("meta")
+# Operations whose shapes are plain. PyTorch itself has some of them in Python for the
+# meta device, and imports its compiler for these: 1.5 s.
+_FILLS = {"uniform_", "normal_", "zero_", "fill_"}
+_FACTORIES: dict[str, Callable[..., Any]] = {
+    "ones": lambda size: size,
+    "zeros": lambda size: size,
+    "eye": lambda rows, columns=None: [rows, rows if columns is None else columns],
+    "arange": lambda start, end, step=1: [math.ceil((end - start) / step)],
+    "linspace": lambda start, end, steps: [steps],
+    "hamming_window": lambda length, *_: [length],
+    "hann_window": lambda length, *_: [length],
+}
+_POINTWISE = {"add", "sub", "mul", "div", "pow", "neg", "abs", "log", "log10", "exp"}
+_POINTWISE |= {"sqrt", "clamp", "maximum", "minimum", "relu", "sigmoid", "tanh"}
+
+
+def _on_meta(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """What an operation gives on the meta device, also one that names another."""
+    name = func.overloadpacket.__name__
+    if name in _FILLS:
+        return args[0]
+    if name == "lift_fresh":  # of torch.tensor(data)
+        return args[0].to(META)
+    if kwargs.get("device") is not None:
+        kwargs = {**kwargs, "device": META}
+        if name in _FACTORIES and (name != "arange" or len(args) > 1):
+            return torch.empty(_FACTORIES[name](*args), **kwargs)
+    if name == "repeat":
+        x, times = args
+        sizes = zip([1] * (len(times) - x.dim()) + [*x.shape], times, strict=True)
+        return torch.empty([size * n for size, n in sizes], dtype=x.dtype, device=META)
+    if name == "_fft_r2c" and args[3]:  # of one side
+        *shape, length = args[0].shape
+        shape.append(length // 2 + 1)
+        return torch.empty(shape, dtype=torch.complex64, device=META)
+    if name in ("sum", "amax") and len(args) == 2 and args[0].is_floating_point():
+        x, axes = args
+        return torch.empty(np.delete(x.shape, axes).tolist(), dtype=x.dtype, device=META)
+    if name == "mm" and args[0].shape[1] == args[1].shape[0]:
+        return args[0].new_empty(len(args[0]), args[1].shape[1])
+    if name in _POINTWISE:
+        tensors = [value for value in args if isinstance(value, Tensor)]
+        if all(value.dtype == torch.float32 for value in tensors):
+            shape = np.broadcast_shapes(*(value.shape for value in tensors))
+            return torch.empty(shape, device=META)
+    return func(*args, **kwargs)
+
+
 class _Limit(TorchDispatchMode):
-    """Counts the tensors that operations give, all on the meta device."""
+    """Puts tensors onto the meta device, and counts their values."""
 
     def __init__(self, total: float) -> None:
         super().__init__()
@@ -61,13 +111,14 @@ class _Limit(TorchDispatchMode):
         self.operations = 0
         self.until = time.monotonic() + MAX_SECONDS
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else PyTorch imports its compiler: 1.5 s
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        kwargs = dict(kwargs or {})
-        if kwargs.get("device") is not None:  # of a class that says device="cpu"
-            kwargs["device"] = torch.device("meta")
-        result = func(*args, **kwargs)
+        result = _on_meta(func, args, kwargs or {})
         for value in result if isinstance(result, (list, tuple)) else (result,):
             size = value.numel() if isinstance(value, Tensor) else 0
             self.total -= size
@@ -175,38 +226,35 @@ def _check_sizes(values: Mapping[str, Any]) -> None:
     """Build on the meta device, and put one second of audio through the encoder."""
     from speechbrain.processing.features import InputNormalization
 
-    with torch.device("meta"):
-        with _Limit(MAX_BUILT):
-            shapes = _Builder().build(dict(values))
-        modules = shapes.get("modules")
-        modules = modules if isinstance(modules, dict) else shapes
-        parts: list[Any] = [modules.get(name) for name in ENCODER_MODULES]
-        if not all(isinstance(part, nn.Module) for part in parts):
-            return
-        for module in nn.ModuleList(parts).eval().modules():
-            # SpeechBrain's wrapper for autocast does not know the meta device.
-            forward = getattr(type(module).forward, "__wrapped__", None)
-            if forward is not None:
-                module.forward = functools.partial(forward, module)
-        features, norm, network = parts
-        try:
-            with torch.no_grad(), _Limit(math.inf):
-                found = features(torch.zeros(1, shapes.get("sample_rate", 16000)))
-                if not isinstance(norm, InputNormalization):  # keeps the shape
-                    found = norm(found, torch.ones(1))
-                if type(network).__name__ not in KNOWN:
-                    network(found)
-                    return
-            # Of these networks the sizes of layers bound the outputs: 40 ms saved.
-            widest = max(len(weight) for weight in network.parameters())
-            if found.numel() * widest > MAX_TENSOR:
-                raise UserError(TOO_LARGE)
-        except UserError:
-            raise
-        except Exception as error:  # whatever the shapes lead to
-            raise UserError(
-                f"the model's parts do not fit together: {error}"
-            ) from error
+    with _Limit(MAX_BUILT):
+        shapes = _Builder().build(dict(values))
+    modules = shapes.get("modules")
+    modules = modules if isinstance(modules, dict) else shapes
+    parts: list[Any] = [modules.get(name) for name in ENCODER_MODULES]
+    if not all(isinstance(part, nn.Module) for part in parts):
+        return
+    for module in nn.ModuleList(parts).eval().modules():
+        # SpeechBrain's wrapper for autocast does not know the meta device.
+        forward = getattr(type(module).forward, "__wrapped__", None)
+        if forward is not None:
+            module.forward = functools.partial(forward, module)
+    features, norm, network = parts
+    try:
+        with torch.no_grad(), _Limit(math.inf):
+            found = features(torch.zeros(1, shapes.get("sample_rate", 16000)))
+            if not isinstance(norm, InputNormalization):  # keeps the shape
+                found = norm(found, torch.ones(1))
+            if type(network).__name__ not in KNOWN:
+                network(found)
+                return
+        # Of these networks the sizes of layers bound the outputs: 40 ms saved.
+        widest = max(len(weight) for weight in network.parameters())
+        if found.numel() * widest > MAX_TENSOR:
+            raise UserError(TOO_LARGE)
+    except UserError:
+        raise
+    except Exception as error:  # whatever the shapes lead to
+        raise UserError(f"the model's parts do not fit together: {error}") from error
 
 
 def build(values: Mapping[str, Any]) -> dict[str, Any]:

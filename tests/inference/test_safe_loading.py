@@ -318,3 +318,13 @@ def test_options_of_speechbrain_need_trust(good_model):
 
 def test_stock_interface_still_loads(good_model):
     assert SpeakerRecognition.from_hparams(source=str(good_model)).mods
+
+
+def test_loading_does_not_import_the_compiler(good_model):
+    """PyTorch has operations of the meta device that would: 1.5 s of a cold start."""
+    code = (
+        "import sys; from sb_margins.inference import SpeakerVerifier\n"
+        f"SpeakerVerifier.from_hparams({str(good_model)!r})\n"
+        "assert not {'torch._dynamo', 'sympy', 'scipy.signal'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
