@@ -91,7 +91,9 @@ def _on_meta(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         return torch.empty(shape, dtype=torch.complex64, device=META)
     if name in ("sum", "amax") and len(args) == 2 and args[0].is_floating_point():
         x, axes = args
-        return torch.empty(np.delete(x.shape, axes).tolist(), dtype=x.dtype, device=META)
+        return torch.empty(
+            np.delete(x.shape, axes).tolist(), dtype=x.dtype, device=META
+        )
     if name == "mm" and args[0].shape[1] == args[1].shape[0]:
         return args[0].new_empty(len(args[0]), args[1].shape[1])
     if name in _POINTWISE:
