@@ -33,6 +33,7 @@ BLOCK = 1 << 20  # samples decoded at once
 UNKNOWN_FRAMES = 1 << 60  # libsndfile reports more than this for an unknown length
 UNKNOWN_BYTES = 0x7FFF0000  # from here on, a WAV's size stands for an unknown length
 OGG_PAGE = 65_307  # bytes of the longest page
+SEEK_BADLY = ("MP3", "OGG")  # after a seek libsndfile warns, or reads too little
 
 
 @dataclass
@@ -196,7 +197,7 @@ def audio_info(path: str | Path, decode: str = "header") -> AudioInfo:
     """Length, rate and channels of a file, with a note when it is truncated.
 
     ``decode`` is ``header`` (read that only), ``ends`` (decode the first and the last
-    tenth of a second too, which finds truncated FLAC and MP3 files) or ``full``
+    tenth of a second too, of MP3 and Ogg everything; finds truncated FLAC) or ``full``
     (only this finds damage in the middle). A UserError when the file is unusable.
     """
     path = Path(path)
@@ -218,7 +219,7 @@ def audio_info(path: str | Path, decode: str = "header") -> AudioInfo:
             frames = decoded(math.inf)
         elif frames > 0 and decode != "header":
             tenth = max(1, file.samplerate // 10)
-            if decode == "full":
+            if decode == "full" or file.format in SEEK_BADLY:
                 got = decoded(frames)
             else:
                 got = decoded(tenth)
