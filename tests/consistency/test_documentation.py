@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import dataclasses
 import importlib
@@ -14,10 +13,24 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import ruamel.yaml
+from documents import (
+    REASONS,
+    SHELL,
+    Block,
+    blocks,
+    inside,
+    make_workspace,
+    parse,
+    provide_recordings,
+    run_command,
+)
+from hyperpyyaml import load_hyperpyyaml
 
 from sb_margins import cli
 from sb_margins.data import CORPORA
 from sb_margins.select import hparams_dir
+from sb_margins.training.config import compose
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLIC = (
@@ -121,22 +134,18 @@ def test_links_and_files_exist(page):
 
 
 def commands(page: Path) -> list[list[str]]:
-    """The words of each command line in a page's code, continued lines joined."""
-    text = page.read_text(encoding="utf-8")
-    blocks = re.findall(r"^```(?:sh|bash|console)?\n(.*?)^```", text, re.S | re.M)
-    text_only = re.sub(r"^```.*?^```", "", text, flags=re.S | re.M)
-    blocks += re.findall(r"(?:^(?: {4}|\t).*\n)+", text_only, re.M)
-    blocks += re.findall(r"`((?:sb-margins|make) [^`]+)`", text_only)
+    """The words of each command line of ours in a page's code, also within lines."""
+    lines = [line for block in blocks(page) for line in block.commands()]
+    fences = re.compile(r"^```.*?^```", re.S | re.M)
+    text = fences.sub("", page.read_text(encoding="utf-8"))
+    lines += re.findall(r"`((?:sb-margins|make) [^`]+)`", text)
     found = []
-    for block in blocks:
-        for line in block.replace("\\\n", " ").splitlines():
-            line = line.strip().removeprefix("$ ").removeprefix(".venv/bin/")
-            line = re.sub(r"^(?:python|torchrun .*) -m sb_margins(?:\.cli)?", "X", line)
-            line = re.sub(r"^X|^sb-margins", "sb-margins", line)
-            starts = ("sb-margins ", "make ", "python recipes/", "python examples/")
-            if line.startswith(starts):
-                with contextlib.suppress(ValueError):  # an odd quote of a listing
-                    found.append(shlex.split(line, comments=True))
+    for line in lines:
+        line = re.sub(r"^(?:python|torchrun .*) -m sb_margins", "sb-margins", line)
+        starts = ("sb-margins ", "make ", "python recipes/", "python examples/")
+        if line.removeprefix("$ ").startswith(starts):
+            with contextlib.suppress(ValueError):  # an odd quote of a listing
+                found.append(shlex.split(line.removeprefix("$ "), comments=True))
     return found
 
 
@@ -205,18 +214,92 @@ def test_commands_exist(page):
     assert not wrong, f"unknown verbs, flags or targets: {wrong}"
 
 
-def python_blocks(page: Path) -> list[str]:
-    text = page.read_text(encoding="utf-8")
-    return re.findall(r"^```python\n(.*?)^```", text, re.S | re.M)
+LISTINGS = ("text", "json", "csv")
+RUN = [page for page in PAGES if page.parent in (ROOT, ROOT / "docs")]
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if python_blocks(p)], ids=identify)
-def test_python_blocks_run(page):
-    """Blocks run in order; those that name a model folder or audio only import."""
-    names: dict[str, object] = {}
-    for block in python_blocks(page):
-        tree = ast.parse(block)
-        if re.search(r"results/|\.wav|\.flac|\.npz", block):
-            kept = (ast.Import, ast.ImportFrom)
-            tree.body = [node for node in tree.body if isinstance(node, kept)]
-        exec(compile(tree, identify(page), "exec"), names)
+@pytest.fixture(scope="session")
+def workspace(tmp_path_factory):
+    """One folder for all pages: a small demo corpus and a model of it."""
+    folder = tmp_path_factory.mktemp("documents")
+    make_workspace(folder)
+    return folder
+
+
+@pytest.mark.parametrize("page", [p for p in RUN if blocks(p)], ids=identify)
+def test_code_blocks_run(page, workspace, capfd):
+    """In order, in one folder, Python with the names of the page's blocks above."""
+    names: dict[str, object] = {"__name__": "documents"}
+    for block in blocks(page):
+        try:
+            with inside(workspace):
+                run_block(block, workspace, names)
+        except (Exception, SystemExit) as error:
+            written = capfd.readouterr()
+            told = f"{written.out[-2000:]}{written.err[-2000:]}"
+            raise AssertionError(
+                f"{block.page}:{block.line}: {error}\n{told}"
+            ) from error
+
+
+def run_block(block: Block, workspace: Path, names: dict[str, object]) -> None:
+    """Run a block; parse it only when the comment above it says why."""
+    assert not block.reason or block.reason in REASONS, f"no reason: {block.reason}"
+    if block.file:
+        (workspace / block.file).parent.mkdir(parents=True, exist_ok=True)
+        (workspace / block.file).write_text(block.text, encoding="utf-8")
+    provide_recordings(workspace, block.text)
+    if block.language == "python":
+        code = compile(block.text, f"{block.page}:{block.line}", "exec")
+        if not block.reason:
+            exec(code, names)
+    elif block.language == "yaml":
+        keys = ruamel.yaml.YAML(typ="rt").load(block.text)
+        if "base" in keys:
+            compose(workspace / block.file)
+        elif not block.reason:
+            load_hyperpyyaml("out_n_neurons: 10\n" + block.text)
+    elif block.language in SHELL:
+        for line in block.commands():
+            if not block.reason:
+                run_command(line)
+    else:
+        assert block.language[:1] == "{" or block.language in LISTINGS, block
+
+
+def test_most_blocks_run():
+    found = [b for p in RUN for b in blocks(p) if b.language in ("python", *SHELL)]
+    run = [block for block in found if not block.reason]
+    assert len(run) > 0.6 * len(found), [b.line for b in found if b.reason]
+
+
+def test_kinds_of_blocks():
+    page = """Text
+
+    sb-margins losses \\
+        ham
+    make test
+
+<!-- not run: GPU -->
+
+    torchrun x
+
+<!-- file: a.csv -->
+```csv
+utt_id
+```
+
+* a list
+
+  with text
+
+```console
+$ sb-margins losses
+am
+```
+"""
+    first, second, third, last = parse(page, "page.md")
+    assert first.commands() == ["sb-margins losses      ham", "make test"]
+    assert (second.reason, second.commands()) == ("GPU", ["torchrun x"])
+    assert (third.file, third.language, third.text) == ("a.csv", "csv", "utt_id\n")
+    assert last.commands() == ["sb-margins losses"] and last.line == 20
