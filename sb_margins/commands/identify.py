@@ -45,15 +45,21 @@ def main(argv: list[str]) -> int:
     notes: dict[str, list[str]] = {}
     embeddings = model.encode_files(settings.files, notes)
     print_notes(notes)
+    if not settings.json:
+        for text in model.warnings:
+            print(printable(f"attention: {text}"))
     for path, embedding in zip(settings.files, embeddings, strict=True):
         matches = model.identify_embedding(
             embedding, settings.matches, settings.threshold
         )
         best = matches[0]
         if settings.json:
-            print(json.dumps({"file": path, "matches": [asdict(m) for m in matches]}))
+            answer = {"file": path, "matches": [asdict(m) for m in matches]}
+            print(json.dumps({**answer, "warnings": model.warnings}))
             continue
         who = best.name if best.same is not False else "nobody enrolled"
+        others = ", ".join(match.name for match in matches[1:] if match.same)
+        who += f" (also above the threshold: {others})" if others else ""
         print(printable(f"{path}: {who}"))
         for match in matches:
             mark = {True: "above the threshold", False: "below", None: ""}[match.same]

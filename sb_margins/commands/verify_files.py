@@ -50,8 +50,11 @@ def main(argv: list[str]) -> int:
         means = describe(model.thresholds, settings.threshold)
     if settings.json:
         verdict = {"score": score, "threshold": limit, "same": same, "llr": llr}
-        print(json.dumps({**verdict, "threshold_meaning": means, "notes": notes}))
+        more = {"threshold_meaning": means, "warnings": model.warnings, "notes": notes}
+        print(json.dumps({**verdict, **more}))
         return 0
+    for text in model.warnings:
+        print(printable(f"attention  {text}"))
     kind = "cosine similarity"
     if hasattr(model.similarity, "curvature"):
         kind = "negative Poincaré distance"

@@ -4,7 +4,7 @@ tells what it measured."""
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +138,7 @@ def model_card(
     title: str,
     *,
     about: Mapping[str, Any],
+    warnings: Sequence[str] = (),
     metrics: Mapping[str, Any],
     thresholds: Mapping[str, Threshold],
     similarity: str,
@@ -159,6 +160,7 @@ def model_card(
     return templates.get_template("model_card.md.j2").render(
         title=title,
         about=about,
+        warnings=warnings,
         rows=rows,
         columns=list(dict.fromkeys(name for row in rows.values() for name in row)),
         thresholds=thresholds,
@@ -196,6 +198,7 @@ def export_model(
     thresholds: Mapping[str, Threshold] | None = None,
     calibration: Mapping[str, Any] | None = None,
     about: Mapping[str, Any] | None = None,
+    warnings: Sequence[str] = (),
     title: str = "Speaker verification model",
 ) -> Path:
     """Write a trained encoder as a model folder.
@@ -233,6 +236,8 @@ def export_model(
         ``data``.
     about : mapping, optional
         Facts for the model card.
+    warnings : sequence of str, optional
+        What every verdict of the model says first, e.g. that its voices are synthetic.
     title : str
         Heading of the model card.
 
@@ -291,9 +296,12 @@ def export_model(
     if calibration:
         text += "\n# log-likelihood ratio = scale * score + offset\n"
         text += to_yaml({"calibration": dict(calibration)})
+    if warnings:
+        text += "\n# Said with every verdict.\n" + to_yaml({"warnings": list(warnings)})
     card = model_card(
         title,
         about=dict(about or {}),
+        warnings=warnings,
         metrics=dict(metrics or {}),
         thresholds=thresholds,
         similarity=words,

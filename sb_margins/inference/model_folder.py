@@ -24,6 +24,7 @@ NAMES = (
     "similarity",
     "thresholds",
     "calibration",
+    "warnings",
     "sample_rate",
     "label_encoder",
 )

@@ -25,6 +25,7 @@ from sb_margins.inference.thresholds import (
     Threshold,
     calibrate_llr,
     calibrate_thresholds,
+    reservations,
 )
 from sb_margins.similarity import CosineSimilarity, similarity_of
 
@@ -303,6 +304,7 @@ def export_results(
     if metrics is None and measured.is_file():
         metrics = _measured(measured)
     loss = about.get("loss", "")
+    labels = _labels(folder / "label_encoder.txt")
     return export_model(
         parts.modules,
         out_dir,
@@ -310,11 +312,12 @@ def export_results(
         sample_rate=rate,
         similarity=similarity,
         classifier=getattr(parts.head, "classifier", None),
-        labels=_labels(folder / "label_encoder.txt"),
+        labels=labels,
         metrics=metrics,
         thresholds=thresholds,
         calibration=calibration,
         about=about,
+        warnings=reservations(str(parts.values.get("corpus", "")), len(labels)),
         title=f"Speaker verification with {loss}" if loss else "Speaker verification",
     )
 

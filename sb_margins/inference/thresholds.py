@@ -20,6 +20,12 @@ MEANING = {
     "far0.1": "at most 0.1 % false alarms",
 }
 
+SYNTHETIC = (
+    "the model was trained on synthetic voices: neither its decisions nor its error "
+    "rates hold for people"
+)
+FEW_SPEAKERS = 500  # of training; VoxCeleb1 has 1,211
+
 # Fewer expected false alarms than this, and the value is mostly luck.
 FEW = 5
 
@@ -132,6 +138,33 @@ def calibrate_llr(scores: Any, labels: Any, data: str) -> dict[str, Any]:
         "p_target": float(fitted.p_target),
         "data": data,
     }
+
+
+def reservations(corpus: str, speakers: int) -> list[str]:
+    """What a verdict of a model must say about its training data.
+
+    Example
+    -------
+    >>> reservations("voxceleb", 5994), len(reservations("demo", 108))
+    ([], 2)
+    """
+    found = [SYNTHETIC] if corpus == "demo" else []
+    if 0 < speakers < FEW_SPEAKERS:
+        found.append(
+            f"the model was trained on {speakers} speakers only: expect more errors "
+            "than measured on recordings unlike those"
+        )
+    return found
+
+
+def checked_warnings(given: Any, thresholds: Mapping[str, Any]) -> list[str]:
+    """What a model folder warns of; folders of older versions tell by their data."""
+    if given is None:
+        synthetic = any("synthetic" in t.get("data", "") for t in thresholds.values())
+        return [SYNTHETIC] if synthetic else []
+    if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
+        raise UserError("the model's warnings must be a list of texts")
+    return given
 
 
 def _is_share(value: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,18 +16,21 @@ from torch import Tensor, nn
 
 from sb_margins.audio import Recording, read_recording
 from sb_margins.encoder import SpeakerEncoder
-from sb_margins.errors import UserError
+from sb_margins.errors import UserError, printable
 from sb_margins.files import locked
 from sb_margins.inference.enrolled import EnrolledSet
 from sb_margins.inference.model_folder import check_kind, find_folder, load_folder
 from sb_margins.inference.thresholds import (
     checked_calibration,
     checked_thresholds,
+    checked_warnings,
     choose,
 )
 from sb_margins.similarity import Similarity, similarity_from
 from sb_margins.verification.embed import embed_files
 from sb_margins.verification.embeddings import Embeddings
+
+logger = logging.getLogger(__name__)
 
 PathLike = str | Path
 PAIRS = 65536  # scored at once
@@ -59,11 +63,17 @@ class SpeakerVerifier(SpeakerRecognition):
         ``compute_features``, ``mean_var_norm``, ``embedding_model``.
     hparams : dict
         The model's other settings; read here: ``similarity``, ``thresholds``,
-        ``calibration``, ``sample_rate``.
+        ``calibration``, ``warnings``, ``sample_rate``.
     run_opts : dict, optional
         SpeechBrain's run options, e.g. ``{"device": "cuda", "precision": "bf16"}``.
     freeze_params : bool
         No gradients, evaluation mode. Default True.
+
+    Attributes
+    ----------
+    warnings : list of str
+        What to know before trusting a decision, e.g. that the training voices were
+        synthetic; logged at the first decision.
 
     Example
     -------
@@ -87,6 +97,8 @@ class SpeakerVerifier(SpeakerRecognition):
         self.similarity = _similarity(settings.get("similarity")).to(self.device)
         self.thresholds = checked_thresholds(settings.get("thresholds"))
         self.calibration = checked_calibration(settings.get("calibration"))
+        self._warned = False
+        self.warnings = checked_warnings(settings.get("warnings"), self.thresholds)
         self.fingerprint = self.encoder.fingerprint(self.similarity)
         self.enrolled = EnrolledSet(self.fingerprint, similarity=self.similarity)
 
@@ -311,6 +323,13 @@ class SpeakerVerifier(SpeakerRecognition):
             )
         return value
 
+    def _warn(self) -> None:
+        """Log the model's warnings, once."""
+        if not self._warned:
+            self._warned = True
+            for text in self.warnings:
+                logger.warning("%s", printable(text))
+
     def llr(self, score: Any) -> Any:
         """Calibrated log-likelihood ratio (natural logarithm) of scores.
 
@@ -363,6 +382,7 @@ class SpeakerVerifier(SpeakerRecognition):
         one = self.encode_batch(wavs1, wav1_lens)
         two = self.encode_batch(wavs2, wav2_lens)
         score = self.similarity(one, two)
+        self._warn()
         return score, score > limit
 
     def verify_files(
@@ -397,6 +417,7 @@ class SpeakerVerifier(SpeakerRecognition):
             raise UserError(f"verify_files does not take {', '.join(sorted(unknown))}")
         limit = self.threshold(threshold)
         score = self.score_files(path_x, path_y)
+        self._warn()
         return score, score > limit
 
     def score_files(
@@ -533,6 +554,7 @@ class SpeakerVerifier(SpeakerRecognition):
         """
         if not len(self.enrolled):
             raise UserError("nobody is enrolled; enroll speakers first")
+        self._warn()
         return self.identify_embedding(self.encode_files([file])[0], top, threshold)
 
     def identify_embedding(

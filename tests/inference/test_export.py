@@ -6,7 +6,9 @@ import json
 import re
 import shutil
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 import yaml
 from hyperpyyaml import load_hyperpyyaml
@@ -26,6 +28,7 @@ from sb_margins.inference import (
     similarity_of,
 )
 from sb_margins.inference.results import best_checkpoint
+from sb_margins.inference.thresholds import calibrate_thresholds
 from sb_margins.similarity import PoincareSimilarity
 
 
@@ -206,9 +209,10 @@ def test_exporting_again_replaces(tmp_path):
 # Results folders
 
 
-def results(folder, loss="aam", epochs=((1, 0.2), (2, 0.1), (3, 0.3))):
+def results(folder, loss="aam", epochs=((1, 0.2), (2, 0.1), (3, 0.3)), corpus="mine"):
     """What a training leaves behind, with random weights."""
     text = settings() + (
+        f"corpus: {corpus}\n"
         f"loss: {loss}\nhead: !apply:sb_margins.select.head\n"
         f"    loss: {loss}\n    input_size: !ref <emb_dim>\n    out_neurons: 3\n"
         "    margin: null\n"
@@ -251,6 +255,41 @@ def test_results_become_a_model(tmp_path, loss):
     card = (folder / "README.md").read_text()
     assert "| test | 0.07 |" in card and f"- loss: {loss}" in card
     assert "epoch 2" in card
+
+
+def test_verdicts_say_what_a_model_was_trained_on(tmp_path, capsys, caplog):
+    results(tmp_path / "r", corpus="demo")
+    dev = ([0.9, 0.5, 0.4, 0.1], [1, 1, 0, 0], "dev trials")
+    folder = export_results(tmp_path / "r", tmp_path / "m", dev=dev)
+    model = SpeakerVerifier.from_hparams(folder)
+    assert "synthetic voices" in model.warnings[0]
+    assert "trained on 3 speakers only" in model.warnings[1] and not caplog.text
+    card = (folder / "README.md").read_text()
+    assert all(f"Attention: {text}." in card for text in model.warnings)
+    noise = np.random.default_rng(0).normal(0, 0.1, 16000).astype(np.float32)
+    soundfile.write(tmp_path / "a.wav", noise, 16000)
+    words = ["verify-files", str(folder), *[str(tmp_path / "a.wav")] * 2]
+    assert cli(words) == 0
+    printed = capsys.readouterr().out
+    assert all(f"attention  {text}\n" in printed for text in model.warnings)
+    assert cli([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["warnings"] == model.warnings
+    for _ in range(2):  # in Python: once
+        model.verify_files(*words[2:])
+    assert caplog.text.count("synthetic voices") == 1
+
+
+def test_models_of_older_versions_tell_by_their_thresholds(tmp_path):
+    data = "the dev trials of the synthetic demo corpus"
+    points = calibrate_thresholds([0.9, 0.5, 0.4, 0.1], [1, 1, 0, 0], data)
+    folder = write_model(tmp_path / "m", thresholds=points)
+    assert "synthetic" in SpeakerVerifier.from_hparams(folder).warnings[0]
+    folder = write_model(tmp_path / "n", warnings=["only tones"])
+    assert SpeakerVerifier.from_hparams(folder).warnings == ["only tones"]
+    yaml_file = folder / "hyperparams.yaml"
+    yaml_file.write_text(yaml_file.read_text().replace("only tones", "3"))
+    with pytest.raises(UserError, match="must be a list of texts"):
+        SpeakerVerifier.from_hparams(folder)
 
 
 def test_half_written_checkpoints_are_passed_over(tmp_path):
