@@ -55,7 +55,8 @@ class SpeakerVerifier(SpeakerRecognition):
     padding leaks into embeddings, several enrolment utterances, identification, and
     loading that runs nothing of what a model's YAML says (`from_hparams`).
 
-    Embeddings have shape [B, D] whatever the network.
+    Embeddings have shape [B, D] whatever the network. ``warnings`` lists what to know
+    before trusting a decision (e.g. synthetic training voices); they are logged once.
 
     Arguments
     ---------
@@ -68,12 +69,6 @@ class SpeakerVerifier(SpeakerRecognition):
         SpeechBrain's run options, e.g. ``{"device": "cuda", "precision": "bf16"}``.
     freeze_params : bool
         No gradients, evaluation mode. Default True.
-
-    Attributes
-    ----------
-    warnings : list of str
-        What to know before trusting a decision, e.g. that the training voices were
-        synthetic; logged at the first decision.
 
     Example
     -------
