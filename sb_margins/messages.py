@@ -17,22 +17,26 @@ QUIET = "SB_MARGINS_QUIET"
 @contextlib.contextmanager
 def no_progress() -> Iterator[None]:
     """Only results, warnings and errors, here and in processes started from here."""
-    before = {name: os.environ.get(name) for name in (QUIET, "TQDM_DISABLE")}
-    os.environ |= dict.fromkeys(before, "1")
+    before = os.environ.get(QUIET, "")
+    os.environ[QUIET] = "1"
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        os.environ[QUIET] = before
 
 
-def progress(text: str) -> None:
+def progress(text: str, file: TextIO | None = None) -> None:
     """Print what is going on, unless the user wants results only."""
     if not os.environ.get(QUIET):
-        print(text, flush=True)
+        print(text, file=file, flush=True)
+
+
+def progress_bar(*args: Any, shown: bool = True, **keywords: Any) -> Any:
+    """A ``tqdm``: on a terminal only, and not with ``--quiet``."""
+    from tqdm import tqdm
+
+    hidden = not shown or bool(os.environ.get(QUIET))
+    return tqdm(*args, disable=hidden or None, **keywords)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import pytest
 
 from sb_margins import __version__, cli
 from sb_margins.errors import UserError, nearest
-from sb_margins.messages import progress
+from sb_margins.messages import progress, progress_bar
 
 
 def test_usage_lists_every_command(capsys):
@@ -183,10 +183,11 @@ def test_a_log_that_cannot_be_written_is_an_error(capsys):
 def test_quiet_leaves_out_progress(command, capsys):
     def main(argv):
         progress("reading")
-        print("result")
+        for _ in progress_bar([1, 2]):
+            print("result")
 
     command(main)
     assert cli.main(["train", "--quiet"]) == 0
-    assert capsys.readouterr() == ("result\n", "")
+    assert capsys.readouterr() == ("result\nresult\n", "")
     assert cli.main(["train"]) == 0
-    assert capsys.readouterr().out == "reading\nresult\n"
+    assert capsys.readouterr().out == "reading\nresult\nresult\n"

@@ -19,6 +19,7 @@ import torch
 from sb_margins.comparison.cells import finished_marker, mark_finished
 from sb_margins.comparison.plan import Cell, Plan
 from sb_margins.errors import UserError
+from sb_margins.messages import progress
 from sb_margins.training.log import History
 
 INTERRUPTED = 130  # the exit status of a run that saved and stopped
@@ -46,10 +47,9 @@ def train_cells(plan: Plan, data: str, jobs: int, lock: IO[str]) -> list[str]:
     waiting = [cell for cell in plan.cells if finished_marker(cell, plan, data) is None]
     total, todo = len(plan.cells), len(waiting)
     rest = f"; {total - todo} are finished" if todo < total else ""
-    print(
+    progress(
         f"{total} runs: {len(plan.variants)} systems x {len(plan.seeds)} seeds{rest}; "
-        f"{jobs} at a time",
-        flush=True,
+        f"{jobs} at a time"
     )
     running: list[RunningCell] = []
     failures, begun = [], time.monotonic()
@@ -69,7 +69,7 @@ def train_cells(plan: Plan, data: str, jobs: int, lock: IO[str]) -> list[str]:
                 minutes = (time.monotonic() - begun) / (todo - left) * left / 60
                 line = f"[{total - left}/{total}] {problem or _summary(one)}"
                 line += f"; about {minutes:.0f} min left" if left else ""
-                print(line, flush=True)
+                progress(line)
     except BaseException:
         stop([one.process for one in running])
         raise

@@ -17,6 +17,7 @@ from sb_margins.data.corpus import Entry, Listing
 from sb_margins.data.manifest import Utterance
 from sb_margins.errors import UserError
 from sb_margins.files import write_text
+from sb_margins.messages import progress_bar
 
 CHECKS = ("header", "ends", "full")
 _UNREADABLE, _SHORT, _SILENT = KINDS = (
@@ -47,20 +48,18 @@ def usable(
     Unreadable files raise, unless ``skip_bad``; short and silent ones are left out.
     All are named in ``bad_files.txt`` in ``save``; the listing's notes grow.
     """
-    from tqdm import tqdm
-
     left_out: dict[str, dict[str, str]] = {kind: {} for kind in KINDS}
     good: list[tuple[Entry, AudioInfo]] = []
     reasons = {}
     judge = partial(_judge, check=check, min_seconds=min_seconds)
     paths = [listing.root / entry.wav for entry in listing.entries]
     with ThreadPool(workers or 2 * (os.cpu_count() or 1)) as pool:
-        verdicts = tqdm(
+        verdicts = progress_bar(
             pool.imap(judge, paths, _CHUNK),
             "reading headers",
             len(paths),
             unit="file",
-            disable=None if progress else True,
+            shown=progress,
         )
         for entry, verdict in zip(listing.entries, verdicts, strict=True):
             if isinstance(verdict, AudioInfo):

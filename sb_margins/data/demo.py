@@ -31,6 +31,7 @@ from sb_margins.data.tables import write_table
 from sb_margins.data.trials import write_trials
 from sb_margins.errors import UserError
 from sb_margins.files import write_text
+from sb_margins.messages import progress_bar
 
 VERSION = 1
 DEV_SHARE, TEST_SHARE = 0.11, 0.18
@@ -106,8 +107,6 @@ def _make(folder: Path, seed: int, speakers: int, utterances: int) -> None:
 
 def _speak(folder: Path, seed: int, speakers: int, utterances: int) -> None:
     """Every batch in its own process, as many at once as there are cores."""
-    from tqdm import tqdm
-
     done = folder / "batches"
     done.mkdir(exist_ok=True)
     # the package must be importable there as it is here
@@ -133,7 +132,7 @@ def _speak(folder: Path, seed: int, speakers: int, utterances: int) -> None:
     with ThreadPool(min(8, os.cpu_count() or 1)) as pool:
         made = pool.imap_unordered(make_batch, batches)
         what = "making synthetic voices"
-        for _ in tqdm(made, what, len(batches), unit="batch", disable=None):
+        for _ in progress_bar(made, what, len(batches), unit="batch"):
             pass
     shutil.rmtree(done, ignore_errors=True)
     for part in folder.rglob("*.part"):

@@ -18,6 +18,7 @@ from sb_margins.data.tables import read_table
 from sb_margins.data.trials import Trials, usable_trials, write_trials
 from sb_margins.errors import UserError, listed, nearest
 from sb_margins.files import write_text
+from sb_margins.messages import progress
 
 CORPORA = ("folder", "demo", "mini_librispeech", "voxceleb", "cnceleb", "sitw")
 COMMON: dict[str, Any] = {"skip_bad": False, "min_seconds": 0.4, "check": "ends"}
@@ -86,7 +87,7 @@ def prepare(
 
     def say(text: str) -> None:
         if verbose:
-            print(f"prepare {corpus}: {text}", file=sys.stderr)
+            progress(f"prepare {corpus}: {text}", sys.stderr)
 
     folder = _data_folder(layout, data_folder)
     if save.absolute() == folder:

@@ -24,10 +24,10 @@ from speechbrain.utils.checkpoints import (
 from speechbrain.utils.distributed import ddp_all_reduce, if_main_process
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel as DDP
-from tqdm import tqdm
 
 from sb_margins.encoder import SpeakerEncoder, without_empty_padding
 from sb_margins.errors import UserError
+from sb_margins.messages import progress, progress_bar
 from sb_margins.schedules import current
 from sb_margins.training.crops import CropBatch
 from sb_margins.training.learning_rate import LearningRate
@@ -97,7 +97,7 @@ class SpeakerBrain(sb.Brain):
         self.rank = torch.distributed.get_rank() if self.distributed_launch else 0
         self.stop = StopRequest()
         self.tally = Tally()
-        self.bar: tqdm | None = None
+        self.bar: Any = None
         self.epoch = 0
         self.window = 1  # batches in the present window of accumulation,
         self.micro = 0  # those done,
@@ -302,14 +302,13 @@ class SpeakerBrain(sb.Brain):
             self.tally = Tally()
         if not self.noprogressbar and if_main_process():
             size = self.settings.batch_size
-            self.bar = tqdm(
+            self.bar = progress_bar(
                 total=self.steps_per_epoch * size,
                 initial=self.step * size,
                 desc=f"epoch {self.epoch}/{self.settings.number_of_epochs}",
                 unit="utt",
                 leave=False,
                 dynamic_ncols=True,
-                disable=None,  # a log file gets the epoch's line only
             )
 
     def on_stage_end(
@@ -367,7 +366,7 @@ class SpeakerBrain(sb.Brain):
             row = {"epoch": epoch, "seconds": seconds, **loss_settings, **train}
             row.update(valid)
             self.history.add(row)
-            tqdm.write(self.history.line(row, self.settings.number_of_epochs))
+            progress(self.history.line(row, self.settings.number_of_epochs))
         # SpeechBrain's loggers write on the main process, but all must call them.
         for log in self.loggers:
             meta = {"epoch": epoch, **loss_settings}

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
-from tqdm import tqdm
 
 from sb_margins.audio import SAMPLE_RATE, load_audio, resample
 from sb_margins.data.manifest import Manifest
 from sb_margins.errors import UserError
+from sb_margins.messages import progress_bar
 
 PRELOAD_BYTES = 2**30
 LOOK = 1000  # files, evenly spread, are looked for before a run
@@ -101,8 +101,7 @@ class CropDataset(Dataset):
         total = 4 * SAMPLE_RATE * sum(u.duration for u in manifest)
         self.audio: list[np.ndarray] | None = None
         if total < PRELOAD_BYTES if preload is None else preload:
-            hide = not progress or None  # None: in a log
-            bar = tqdm(manifest, "reading audio", unit="file", disable=hide)
+            bar = progress_bar(manifest, "reading audio", unit="file", shown=progress)
             self.audio = [load_audio(manifest.path(u)) for u in bar]
 
     def __len__(self) -> int:

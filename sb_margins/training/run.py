@@ -21,6 +21,7 @@ from sb_margins.data import Prepared, prepare
 from sb_margins.data.trials import read_trials
 from sb_margins.encoder import SpeakerEncoder
 from sb_margins.files import write_text
+from sb_margins.messages import progress
 from sb_margins.similarity import similarity_of
 from sb_margins.training.brain import SpeakerBrain, Stats
 from sb_margins.training.checkpoints import WholeCheckpointer, load_best, start_from
@@ -120,8 +121,8 @@ def run(config: TrainingConfig) -> Trained:
     brain.validate = _validation(prepared, hparams["head"], str(brain.device))
     brain.train_sampler = sampler
     ddp_barrier()  # all have read the history before one writes it
-    say = print if if_main_process() else (lambda *lines, **options: None)
-    say(*_start(settings, prepared, brain, classes), *remarks, sep="\n  ")
+    say = progress if if_main_process() else (lambda text: None)
+    say("\n  ".join([*_start(settings, prepared, brain, classes), *remarks]))
 
     # Continue, or start from other weights, or from none
     if checkpointer.recover_if_possible():

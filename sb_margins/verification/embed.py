@@ -23,7 +23,6 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from sb_margins.audio import (
     LONGEST,
@@ -36,6 +35,7 @@ from sb_margins.data.manifest import Manifest
 from sb_margins.encoder import SpeakerEncoder, fingerprint
 from sb_margins.errors import UserError, listed
 from sb_margins.files import read_arrays, write_text, write_whole
+from sb_margins.messages import progress_bar
 from sb_margins.similarity import similarity_from
 from sb_margins.verification.embeddings import Embeddings
 
@@ -116,11 +116,11 @@ def embed_files(
             for batch in _batches(lengths, int(batch_seconds * rate))
             if not all(keys[name] in done for name in batch)
         ]
-        bar = tqdm(
+        bar = progress_bar(
             total=sum(len(batch) for batch in batches),
             desc="embeddings",
             unit="file",
-            disable=None if progress and batches else True,  # None: on a terminal only
+            shown=progress and bool(batches),
         )
         try:
             if was_training:
