@@ -111,7 +111,7 @@ def disk() -> Finding:
     if free < 2:
         remedy = "free some space for data and checkpoints"
     elif not os.access(folder, os.W_OK):
-        remedy = "no permission to write here: name another --output_folder"
+        remedy = "no permission to write here: name another --output-folder"
     return Finding("disk", f"{free:.1f} GB free in {folder}", remedy, bad=free < 0.2)
 
 

@@ -13,10 +13,10 @@ class UserError(ValueError):
 
     Example
     -------
-    >>> raise UserError("no such folder: x. Give --data_folder a folder")
+    >>> raise UserError("no such folder: x. Give --data-folder a folder")
     Traceback (most recent call last):
     ...
-    sb_margins.errors.UserError: no such folder: x. Give --data_folder a folder
+    sb_margins.errors.UserError: no such folder: x. Give --data-folder a folder
     """
 
 

@@ -84,7 +84,7 @@ def usable(
         raise UserError(
             f"{len(bad)} of {len(paths)} files in {listing.root} cannot be used:"
             f"{named[_UNREADABLE]}\nRepair or remove them, or leave them out with "
-            f"skip_bad (prepare: --skip-bad; train: --skip-bad True){advice}"
+            f"--skip-bad (in Python: skip_bad=True){advice}"
         )
     listing.notes += [
         f"left out {len(left_out[kind])} {kind.format(min_seconds=min_seconds)}:{lines}"

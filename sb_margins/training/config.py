@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import ruamel.yaml
 from hyperpyyaml import load_hyperpyyaml, resolve_references
@@ -42,6 +42,12 @@ FOR_OBJECTS = {"margin", "scale", "delta", "curvature", "loss_options"}
 FOR_OBJECTS |= {"margin_end_epoch"}
 OPTIONS = set(RunOptions().as_dict())
 REFERENCE = re.compile(r"<\s*([A-Za-z_]\w*)")
+# Settings that are true or false: --skip-bad, --no-skip-bad.
+SWITCHES = {
+    name
+    for name, kind in get_type_hints(TrainingSettings).items()
+    if bool in (kind, *get_args(kind))
+}
 KNOWN = {field.name for field in fields(TrainingSettings)}.union(REQUIRED, OPTIONAL)
 
 
@@ -100,20 +106,18 @@ def read_config(argv: list[str]) -> TrainingConfig:
     """
     if not argv or argv[0].startswith("-"):
         raise UserError("name a training YAML first, e.g. hparams/train_ecapa.yaml")
-    path = Path(argv[0])
-    if not path.is_file() and path.name == argv[0]:
-        path = hparams_dir() / path.name
-    if not path.is_file():
+    path = _find(argv[0], Path())
+    if path is None:
         raise UserError(f"no such file: {argv[0]}. The training YAMLs are in hparams/")
     flags, rest = _split_flags(argv[1:])
     tree = compose(path, flags.pop("encoder", None))
     known = KNOWN.union(OPTIONS, tree)
-    for flag in flags:
-        if flag not in known:
-            raise UserError(
-                f"--{flag} is neither a key of {path.name} nor a run option of "
-                f"SpeechBrain.{nearest(flag, known)}"
-            )
+    strange = [f"--{f}.{nearest(f, known)}" for f in flags if f not in known]
+    if strange:
+        raise UserError(
+            f"neither a key of {path.name} nor a run option of SpeechBrain: "
+            + "\n  ".join(strange)
+        )
     if "distributed_backend" not in flags:
         rest += backend_flags()
     _, run_opts, unknown = RunOptions.from_command_line_args([argv[0], *rest])
@@ -126,7 +130,7 @@ def read_config(argv: list[str]) -> TrainingConfig:
     plain = {str(k): None if _tagged(v) else _plain(v) for k, v in resolved.items()}
     settings = TrainingSettings.read(plain)
     if not settings.data_folder:
-        raise UserError(f"give --data_folder: {path.name} leaves it open")
+        raise UserError(f"give --data-folder: {path.name} leaves it open")
     return TrainingConfig(path, text, overrides, run_opts, plain, settings)
 
 
@@ -141,9 +145,10 @@ def compose(path: Path, encoder: str | None = None) -> Any:
     layers = [(path, _load(path.read_text(encoding="utf-8"), path))]
     while "base" in layers[0][1]:
         above, tree = layers[0]
-        base = above.parent / str(tree.pop("base"))
-        if not base.is_file():
-            raise UserError(f"{above}: its base {base} does not exist")
+        named = str(tree.pop("base"))
+        base = _find(named, above.parent)
+        if base is None:
+            raise UserError(f"{above}: its base {named} does not exist")
         if any(base.samefile(other) for other, _ in layers):
             raise UserError(f"{above}: its base {base} is based on it again")
         layers.insert(0, (base, _load(base.read_text(encoding="utf-8"), base)))
@@ -170,12 +175,13 @@ def compose(path: Path, encoder: str | None = None) -> Any:
         tree.setdefault(key, None)
     used = set(tree) - set(_unused(tree))
     known = KNOWN.union(OPTIONS, tree)
+    strange = [f"{key}.{nearest(key, known)}" for key in changes if key not in known]
+    if strange:
+        raise UserError(
+            f"{path}: these are no keys of {root_path.name} or its encoder; correct "
+            "them or delete their lines:\n  " + "\n  ".join(strange)
+        )
     for key, value in changes.items():
-        if key not in known:
-            raise UserError(
-                f"{path}: '{key}' is not a key of {root_path.name} or its encoder."
-                f"{nearest(key, known)}"
-            )
         if isinstance(value, Mapping) and not _tagged(value) and tree.get(key):
             tree[key].update(value)
         else:
@@ -185,6 +191,16 @@ def compose(path: Path, encoder: str | None = None) -> Any:
         for key in gone:
             del tree[key]
     return tree
+
+
+def _find(name: str, folder: Path) -> Path | None:
+    """A YAML by its path, or one of ours by its name, with or without ``hparams/``."""
+    ours = hparams_dir() / Path(name).name
+    shipped = Path(name).parent in (Path(), Path("hparams"))
+    for path in (folder / name, *[ours] * shipped):
+        if path.is_file():
+            return path
+    return None
 
 
 def _encoder(name: str, folder: Path) -> Any:
@@ -222,6 +238,10 @@ def _split_flags(words: list[str]) -> tuple[dict[str, Any], list[str]]:
             rest.append(word)
             continue
         followed = bool(remaining) and not remaining[0].startswith("--")
+        switch = flag.removeprefix("no_")
+        if not equals and switch in SWITCHES and not (followed and switch == flag):
+            values[switch] = switch == flag
+            continue
         if not equals and flag in OPTIONS and not followed:
             rest.append(f"--{flag}")  # such as --noprogressbar
             continue
@@ -305,6 +325,7 @@ def _explained(path: Path) -> Iterator[None]:
         text = " ".join(str(part) for part in error.args)
         if "PLACEHOLDER" in text:
             name = text.split("'")[1]
+            name = name.replace("_", "-")
             raise UserError(f"give --{name}: {path.name} leaves it open") from error
         if isinstance(error, ImportError):
             text += " (is the name right, and its package installed?)"

@@ -192,7 +192,7 @@ def check_same_run(folder: Path, recorded: Mapping[str, Any]) -> None:
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{file} is damaged ({error}), so it is unknown what {folder} holds. "
-            "Choose another --output_folder, or delete that one"
+            "Choose another --output-folder, or delete that one"
         ) from error
     now = json.loads(json.dumps(dict(recorded)))
     changed = [
@@ -203,7 +203,7 @@ def check_same_run(folder: Path, recorded: Mapping[str, Any]) -> None:
     if changed:
         raise UserError(
             f"{folder} holds a run with other settings: {'; '.join(changed)}. "
-            "Choose another --output_folder, or delete that one"
+            "Choose another --output-folder, or delete that one"
         )
 
 

@@ -53,8 +53,35 @@ def test_the_last_of_equal_flags_counts_and_values_are_yaml():
         read("stray")
 
 
+def test_unknown_flags_and_keys_are_told_together(tmp_path):
+    with pytest.raises(UserError, match="(?s)--lrr.*'lr'.*--xx"):
+        read("--lrr=1", "--xx", "2")
+    child = tmp_path / "child.yaml"
+    child.write_text(f"base: {ECAPA}\nverification_file: a\nchanels: 32\n")
+    with pytest.raises(UserError, match="(?s)verification_file.*chanels"):
+        read(path=child)
+
+
+def test_switches_need_no_value():
+    assert read("--skip-bad").settings.skip_bad and not read().settings.skip_bad
+    assert read("--skip-bad", "True", "--lr=1").settings.skip_bad
+    assert not read("--skip-bad", "--no-skip-bad").settings.skip_bad
+    assert read("--no-preload").settings.preload is False
+
+
+def test_shipped_files_are_found_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("train_ecapa.yaml", "hparams/train_ecapa.yaml"):
+        assert read_config([name, "--data-folder=x"]).path == ECAPA
+    copy = tmp_path / "mine.yaml"
+    copy.write_text(ECAPA.read_text())
+    assert read(path=copy).plain["loss"] == read().plain["loss"]
+    with pytest.raises(UserError, match="no such file"):
+        read_config(["elsewhere/train_ecapa.yaml"])
+
+
 def test_open_placeholder_is_named():
-    with pytest.raises(UserError, match="give --data_folder"):
+    with pytest.raises(UserError, match="give --data-folder"):
         read_config([str(ECAPA)])
 
 

@@ -49,7 +49,7 @@ class Espeak:
         except OSError as error:
             raise UserError(
                 f"eSpeak NG cannot be loaded on this machine ({error}). Use recordings "
-                "instead: --data_folder FOLDER of speaker/.../audio"
+                "instead: --data-folder FOLDER of speaker/.../audio"
             ) from error
         data = str(package.get_data_path()).encode()
         self.sample_rate = int(self._lib.espeak_Initialize(_SYNCHRONOUS, 0, data, 0))
