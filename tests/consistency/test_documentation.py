@@ -214,7 +214,7 @@ def test_commands_exist(page):
     assert not wrong, f"unknown verbs, flags or targets: {wrong}"
 
 
-LISTINGS = ("text", "json", "csv")
+LISTINGS = ("text", "json")
 RUN = [page for page in PAGES if page.parent in (ROOT, ROOT / "docs")]
 
 
@@ -285,7 +285,7 @@ def test_kinds_of_blocks():
     torchrun x
 
 <!-- file: a.csv -->
-```csv
+```json
 utt_id
 ```
 
@@ -301,5 +301,5 @@ am
     first, second, third, last = parse(page, "page.md")
     assert first.commands() == ["sb-margins losses      ham", "make test"]
     assert (second.reason, second.commands()) == ("GPU", ["torchrun x"])
-    assert (third.file, third.language, third.text) == ("a.csv", "csv", "utt_id\n")
+    assert (third.file, third.language, third.text) == ("a.csv", "json", "utt_id\n")
     assert last.commands() == ["sb-margins losses"] and last.line == 20
