@@ -78,7 +78,7 @@ def rate(rounds: int, p_value: Callable[[int], float]) -> float:
 def main() -> None:
     for speakers in (4, 6, 10, 15, 20, 30, 40, 60):
         print(f"{speakers} speakers: {of_speakers(speakers):.1%}", flush=True)
-    for ratio in (0.5, 1, 2, 4):
+    for ratio in (0, 0.5, 1, 2, 4, 50):
         rates = [f"{n} runs {of_runs(n, ratio):.1%}" for n in (1, 2, 3, 4, 5, 8)]
         print(f"ratio {ratio}: {', '.join(rates)}", flush=True)
     for speakers in (4, 10, 20):

@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from scipy.stats import norm as normal, t as student
 
 from sb_margins.verification.bootstrap import SEED, percentiles, resample, sign_p_value
 from sb_margins.verification.metrics import Metric
 
 LEVEL = 0.05
 # The least that a statement of significance needs; docs/comparison.md says why.
-LEAST = {"test speakers": 20, "runs of a system": 5, "updates of a run": 300}
+LEAST = {"test speakers": 20, "runs of a system": 3, "updates of a run": 300}
 # Scores [N] of each run (a seed) of each system.
 Runs = Mapping[str, Mapping[Any, np.ndarray]]
 
@@ -170,8 +171,11 @@ def difference(
     deviation = deviation - deviation.mean()
     pick = np.random.default_rng(seed).integers(n, size=(len(drawn), n))
     # The mean of n drawn runs varies by (n - 1) / n too little: the rescaled
-    # bootstrap of Rao and Wu (1988).
-    of_runs = deviation[pick].mean(1) * math.sqrt(n / max(n - 1, 1))
+    # bootstrap of Rao and Wu (1988). Few runs say little about their own spread:
+    # Student's t for the normal distribution.
+    few = max(n - 1, 1)
+    stretch = math.sqrt(n / few) * student.ppf(0.975, few) / normal.ppf(0.975)
+    of_runs = deviation[pick].mean(1) * stretch
     means = (drawn - reference_drawn).mean(1) + of_runs
     base = reference.mean()
     change = float((full.mean() - base) / base) if base else math.nan

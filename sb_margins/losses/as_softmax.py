@@ -76,7 +76,7 @@ class ASSoftmax(MarginLoss):
 
     @margin.setter
     def margin(self, value: float) -> None:
-        if self.base is None or not hasattr(self.base, "margin"):
+        if not hasattr(self.base, "margin"):
             raise UserError(
                 "ASSoftmax has no margin of its own; give it one with "
                 "base=AMSoftmax(margin=...)"

@@ -159,7 +159,7 @@ def p_values(folder):
 
 def test_few_numbers_allow_no_statement(compared, corpus, monkeypatch, capsys):
     text = (compared / "report.md").read_text()
-    few = "test speakers: 3 (needed: 20); runs of a system: 2 (needed: 5); updates of"
+    few = "test speakers: 3 (needed: 20); runs of a system: 2 (needed: 3); updates of"
     numbers = json.loads((compared / "report.json").read_text())
     assert numbers["too_few"]["test"].startswith(few)
     assert text.count(few) == 2, "above, and beside the table"
