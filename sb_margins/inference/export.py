@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -290,7 +291,7 @@ def export_model(
     text += f"\n# How two embeddings are compared: {words}.\n"
     text += to_yaml({"similarity": similarity_block})
     if thresholds:
-        values = {name: point.as_dict() for name, point in thresholds.items()}
+        values = {name: asdict(point) for name, point in thresholds.items()}
         text += "\n# Scores above a threshold are taken for the same speaker.\n"
         text += to_yaml({"thresholds": values})
     if calibration:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from sb_margins.errors import UserError, nearest
 from sb_margins.verification.calibration import Calibration
 from sb_margins.verification.metrics import threshold_at
+from sb_margins.verification.points import split_scores
 
 # The name in the model folder, the false-alarm rate aimed at (None: the EER point).
 POINTS: dict[str, float | None] = {"eer": None, "far1": 0.01, "far0.1": 0.001}
@@ -41,10 +43,6 @@ class Threshold:
     miss: float
     data: str
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for YAML."""
-        return asdict(self)
-
 
 def calibrate_thresholds(scores: Any, labels: Any, data: str) -> dict[str, Threshold]:
     """The thresholds that a model folder carries, found on development trials.
@@ -56,8 +54,7 @@ def calibrate_thresholds(scores: Any, labels: Any, data: str) -> dict[str, Thres
     labels : array-like
         [N], 1 or True for target trials.
     data : str
-        What the trials are, in words, e.g. ``"dev trials of VoxCeleb1"``; the
-        number of trials is added to it.
+        What the trials are, e.g. ``"dev trials of VoxCeleb1"``; their number is added.
 
     Returns
     -------
@@ -76,22 +73,12 @@ def calibrate_thresholds(scores: Any, labels: Any, data: str) -> dict[str, Thres
     >>> round(found["eer"].value, 3), found["eer"].far, found["eer"].miss
     (0.55, 0.0, 0.0)
     """
-    score = np.asarray(scores, dtype=np.float64).reshape(-1)
-    label = np.asarray(labels).reshape(-1).astype(bool)
-    if score.shape != label.shape:
-        raise UserError(f"{score.size} scores but {label.size} labels")
-    if not np.isfinite(score).all():
-        raise UserError("some calibration scores are not finite")
-    target, nontarget = score[label], score[~label]
-    if not target.size or not nontarget.size:
-        raise UserError(
-            "thresholds need target and non-target trials; "
-            f"got {target.size} and {nontarget.size}"
-        )
+    scores = np.asarray(scores, np.float64)
+    target, nontarget = split_scores(scores, labels)
     trials = f"{data} ({target.size} target, {nontarget.size} non-target)"
     points = {}
     for name, far in POINTS.items():
-        value = threshold_at(score, label, far=far)
+        value = threshold_at(scores, labels, far=far)
         note = ""
         if far is not None and far * nontarget.size < FEW:
             note = f"; too few non-target trials to place {100 * far:g} % well"
@@ -109,10 +96,8 @@ def calibrate_llr(scores: Any, labels: Any, data: str) -> dict[str, Any]:
 
     Arguments
     ---------
-    scores, labels : array-like
-        [N] each, as for `calibrate_thresholds`.
-    data : str
-        What the trials are, in words.
+    scores, labels, data : array-like, array-like, str
+        As for `calibrate_thresholds`.
 
     Returns
     -------
@@ -133,9 +118,9 @@ def calibrate_llr(scores: Any, labels: Any, data: str) -> dict[str, Any]:
     """
     fitted = Calibration.fit(scores, labels)
     return {
-        "scale": float(fitted.weights[0]),
-        "offset": float(fitted.bias),
-        "p_target": float(fitted.p_target),
+        "scale": fitted.weights[0],
+        "offset": fitted.bias,
+        "p_target": fitted.p_target,
         "data": data,
     }
 
@@ -157,33 +142,22 @@ def reservations(corpus: str, speakers: int) -> list[str]:
     return found
 
 
-def checked_warnings(given: Any, thresholds: Mapping[str, Any]) -> list[str]:
-    """What a model folder warns of; folders of older versions tell by their data."""
-    if given is None:
-        synthetic = any("synthetic" in t.get("data", "") for t in thresholds.values())
-        return [SYNTHETIC] if synthetic else []
-    if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
-        raise UserError("the model's warnings must be a list of texts")
-    return given
-
-
-def _is_share(value: Any) -> bool:
-    return _finite(value) and 0 <= value <= 1
-
-
-def _finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and bool(np.isfinite(value))
+def _between(value: Any, least: float = -math.inf, most: float = math.inf) -> bool:
+    return (
+        isinstance(value, (int, float))
+        and math.isfinite(value)
+        and (least <= value <= most)
+    )
 
 
 def checked_thresholds(given: Any) -> dict[str, dict[str, Any]]:
-    """Named thresholds with a finite value, as a model folder gives them; the rates of
-    errors are shares where there are any."""
+    """The named thresholds of a model folder, finite; rates of errors are shares."""
     if given is None:
         return {}
     if not isinstance(given, Mapping) or not all(
         isinstance(entry, Mapping)
-        and _finite(entry.get("value"))
-        and all(_is_share(entry.get(rate, 0.0)) for rate in ("far", "miss"))
+        and _between(entry.get("value"))
+        and all(_between(entry.get(rate, 0), 0, 1) for rate in ("far", "miss"))
         and isinstance(entry.get("data", ""), str)
         for entry in given.values()
     ):
@@ -195,14 +169,24 @@ def checked_thresholds(given: Any) -> dict[str, dict[str, Any]]:
 
 
 def checked_calibration(given: Any) -> dict[str, Any] | None:
-    """A finite scale and offset, as a model folder gives them."""
+    """The finite scale and offset of a model folder."""
     if given is None:
         return None
     if not isinstance(given, Mapping) or not (
-        _finite(given.get("scale")) and _finite(given.get("offset"))
+        _between(given.get("scale")) and _between(given.get("offset"))
     ):
         raise UserError("the model's calibration must have a finite scale and offset")
     return dict(given)
+
+
+def checked_warnings(given: Any, thresholds: Mapping[str, Any]) -> list[str]:
+    """What a model folder warns of; folders of older versions tell by their data."""
+    if given is None:
+        synthetic = any("synthetic" in t.get("data", "") for t in thresholds.values())
+        return [SYNTHETIC] if synthetic else []
+    if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
+        raise UserError("the model's warnings must be a list of texts")
+    return given
 
 
 def choose(thresholds: Mapping[str, Any], wanted: str | float | None) -> float | None:
@@ -214,10 +198,9 @@ def choose(thresholds: Mapping[str, Any], wanted: str | float | None) -> float |
     >>> choose({"eer": {"value": 0.4}}, None), choose({}, "0.25"), choose({}, None)
     (0.4, 0.25, None)
     """
+    wanted = "eer" if wanted is None and "eer" in thresholds else wanted
     if wanted is None:
-        if "eer" not in thresholds:
-            return None
-        wanted = "eer"
+        return None
     if isinstance(wanted, str) and wanted in thresholds:
         return float(thresholds[wanted]["value"])
     try:
@@ -228,7 +211,7 @@ def choose(thresholds: Mapping[str, Any], wanted: str | float | None) -> float |
             f"no threshold '{wanted}' in this model (it has: {has})."
             f"{nearest(str(wanted), thresholds)} Give a name or a number"
         ) from None
-    if not np.isfinite(number):
+    if not math.isfinite(number):
         raise UserError(f"a threshold must be a finite number, not {wanted}")
     return number
 

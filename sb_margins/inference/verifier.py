@@ -135,11 +135,6 @@ class SpeakerVerifier(SpeakerRecognition):
             With ``trust=True``, as SpeechBrain's (``savedir``, ``fetch_config``, ...);
             else only ``freeze_params``.
 
-        Returns
-        -------
-        SpeakerVerifier
-            Of the class it is called on.
-
         Raises
         ------
         UserError
@@ -147,7 +142,7 @@ class SpeakerVerifier(SpeakerRecognition):
         """
         if device is not None:
             run_opts = {**(run_opts or {}), "device": device}
-        run_opts = _checked_run_opts(run_opts)
+        _check_device(run_opts)
         if trust:
             folder = str(source)
             if Path(folder).is_dir() or not kwargs.get("savedir"):
@@ -170,7 +165,7 @@ class SpeakerVerifier(SpeakerRecognition):
     def encode_batch(
         self, wavs: Tensor, wav_lens: Tensor | None = None, normalize: bool = False
     ) -> Tensor:
-        """Embeddings of a batch; padding has no influence on them.
+        """Embeddings [B, D], float32, of a batch; padding has no influence on them.
 
         Arguments
         ---------
@@ -181,11 +176,6 @@ class SpeakerVerifier(SpeakerRecognition):
             of equal length go through the network together.
         normalize : bool
             Scale embeddings to length 1. Default False.
-
-        Returns
-        -------
-        torch.Tensor
-            [B, D] float32.
         """
         wavs = torch.as_tensor(wavs)
         wavs = wavs.unsqueeze(0) if wavs.dim() == 1 else wavs
@@ -226,20 +216,7 @@ class SpeakerVerifier(SpeakerRecognition):
         return read_recording(path, self.sample_rate)
 
     def load_audio(self, path: PathLike, savedir: Any = None) -> Tensor:
-        """A file as a waveform for `encode_batch`.
-
-        Arguments
-        ---------
-        path : str or Path
-            A local file.
-        savedir : optional
-            Not used; kept for SpeechBrain's signature.
-
-        Returns
-        -------
-        torch.Tensor
-            [T] on the model's device.
-        """
+        """A file as a waveform [T] on the model's device; ``savedir`` is not used."""
         return torch.from_numpy(self.read(path).wav).to(self.device)
 
     def embed(self, paths: PathLike | Sequence[PathLike]) -> Embeddings:
@@ -255,11 +232,10 @@ class SpeakerVerifier(SpeakerRecognition):
         sb_margins.verification.embeddings.Embeddings
             With ``save``, for ``sb-margins verify --embeddings``.
         """
-        paths = [paths] if isinstance(paths, (str, Path)) else paths
         with self.inference_ctx:
             return embed_files(
                 self.encoder,
-                {str(path): path for path in paths},
+                {path: path for path in _names(paths)},
                 similarity=self.similarity,
                 model=self.fingerprint,
                 device=self.device,
@@ -271,26 +247,20 @@ class SpeakerVerifier(SpeakerRecognition):
         paths: PathLike | Sequence[PathLike],
         notes: dict[str, list[str]] | None = None,
     ) -> Tensor:
-        """Embeddings of files, each read once, equal lengths together.
+        """Embeddings [N, D] of N files, on the CPU; equal lengths go together.
 
         Arguments
         ---------
-        paths : sequence of str or Path
+        paths : str or Path, or several
             Files; one that is named twice is read once.
         notes : dict, optional
             Filled with what `read_recording` notes, by path.
-
-        Returns
-        -------
-        torch.Tensor
-            [len(paths), D] float32 on the CPU, in the order given.
         """
-        paths = [paths] if isinstance(paths, (str, Path)) else paths
-        embeddings = self.embed(paths)
+        names = _names(paths)
+        embeddings = self.embed(names)
         if notes is not None:
             notes.update({name: list(n) for name, n in embeddings.notes.items()})
-        rows = embeddings.rows([str(path) for path in paths])
-        return torch.from_numpy(embeddings.matrix[rows])
+        return torch.from_numpy(embeddings.matrix[embeddings.rows(names)])
 
     def threshold(self, wanted: str | float | None = None) -> float:
         """A threshold by name or value.
@@ -300,10 +270,6 @@ class SpeakerVerifier(SpeakerRecognition):
         wanted : str or float, optional
             A name in ``thresholds`` (``eer``, ``far1``, ``far0.1``) or a number;
             default: ``eer``.
-
-        Returns
-        -------
-        float
 
         Raises
         ------
@@ -328,15 +294,12 @@ class SpeakerVerifier(SpeakerRecognition):
     def llr(self, score: Any) -> Any:
         """Calibrated log-likelihood ratio (natural logarithm) of scores.
 
+        Above 0 the same speaker is more likely than not, before any prior.
+
         Arguments
         ---------
         score : float or torch.Tensor or numpy.ndarray
             From any of the verify methods.
-
-        Returns
-        -------
-        float or torch.Tensor or numpy.ndarray
-            Above 0: the same speaker is more likely than not, before any prior.
 
         Raises
         ------
@@ -355,23 +318,9 @@ class SpeakerVerifier(SpeakerRecognition):
         wav2_lens: Tensor | None = None,
         threshold: str | float | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Score and decide for pairs of waveforms.
+        """As SpeechBrain's: scores [B] and decisions [B] for pairs of waveforms [B, T].
 
-        Arguments
-        ---------
-        wavs1, wavs2 : torch.Tensor
-            [B, T] each (T may differ between the two).
-        wav1_lens, wav2_lens : torch.Tensor, optional
-            [B] relative lengths.
-        threshold : str or float, optional
-            See `threshold`.
-
-        Returns
-        -------
-        score : torch.Tensor
-            [B]; larger: more likely the same speaker.
-        decision : torch.Tensor
-            [B] bool.
+        T may differ between the two; for ``threshold`` see `threshold`.
         """
         limit = self.threshold(threshold)
         one = self.encode_batch(wavs1, wav1_lens)
@@ -387,7 +336,7 @@ class SpeakerVerifier(SpeakerRecognition):
         threshold: str | float | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor]:
-        """Score and decide for two files.
+        """As SpeechBrain's: score and decision, both 0-dim, for two files.
 
         Arguments
         ---------
@@ -399,13 +348,6 @@ class SpeakerVerifier(SpeakerRecognition):
             See `threshold`.
         **kwargs : dict
             ``savedir`` is accepted for SpeechBrain's signature, and not used.
-
-        Returns
-        -------
-        score : torch.Tensor
-            0-dim; larger: more likely the same speaker.
-        decision : torch.Tensor
-            0-dim bool.
         """
         unknown = set(kwargs) - {"savedir"}
         if unknown:
@@ -421,67 +363,43 @@ class SpeakerVerifier(SpeakerRecognition):
         path_y: PathLike,
         notes: dict[str, list[str]] | None = None,
     ) -> Tensor:
-        """The score of two files, without a decision.
+        """The score of `verify_files` without a decision, 0-dim.
 
         Arguments
         ---------
-        path_x : str or Path, or several
-            The known voice.
-        path_y : str or Path
-            The voice in question.
+        path_x, path_y : str or Path
+            As for `verify_files`.
         notes : dict, optional
             Filled with what is poor about the files, by path.
-
-        Returns
-        -------
-        torch.Tensor
-            0-dim.
         """
-        known = [path_x] if isinstance(path_x, (str, Path)) else list(path_x)
-        rows = self.encode_files([*known, path_y], notes).to(self.device)
-        centre = self.similarity.centre(rows[:-1])
-        return self.similarity(centre, rows[-1])
+        rows = self.encode_files([*_names(path_x), path_y], notes).to(self.device)
+        return self.similarity(self.similarity.centre(rows[:-1]), rows[-1])
 
     def verify_list(self, pairs: Sequence[tuple[PathLike, PathLike]]) -> np.ndarray:
-        """Scores of many pairs; every file is read and encoded once.
+        """Scores [N] float32 of many pairs; every file is read and encoded once.
 
         Arguments
         ---------
         pairs : sequence of (path, path)
-            Trials.
-
-        Returns
-        -------
-        numpy.ndarray
-            [len(pairs)] float32 scores.
+            N trials.
         """
-        pairs = [(str(one), str(two)) for one, two in pairs]
         if not pairs:
             return np.zeros(0, np.float32)
-        names = list(dict.fromkeys(name for pair in pairs for name in pair))
-        row = {name: i for i, name in enumerate(names)}
-        embeddings = self.encode_files(names)
-        scores = [
-            self.similarity(
-                embeddings[[row[one] for one, _ in part]].to(self.device),
-                embeddings[[row[two] for _, two in part]].to(self.device),
-            ).cpu()
-            for part in (pairs[i : i + PAIRS] for i in range(0, len(pairs), PAIRS))
-        ]
-        return torch.cat(scores).float().numpy()
+        sides = [[str(path) for path in side] for side in zip(*pairs, strict=True)]
+        embeddings = self.embed(list(dict.fromkeys(sides[0] + sides[1])))
+        matrix = torch.from_numpy(embeddings.matrix).to(self.device)
+        rows = [torch.from_numpy(embeddings.rows(side)) for side in sides]
+        parts = zip(*[row.to(self.device).split(PAIRS) for row in rows], strict=True)
+        scores = [self.similarity(matrix[one], matrix[two]) for one, two in parts]
+        return torch.cat(scores).float().cpu().numpy()
 
     def use_enrolled(self, path: PathLike) -> EnrolledSet:
-        """Keep enrolled speakers in a file from now on.
+        """Keep enrolled speakers in a file from now on; what is in it.
 
         Arguments
         ---------
         path : str or Path
             An ``.npz`` file; made at the first `enroll`.
-
-        Returns
-        -------
-        EnrolledSet
-            What is in it.
         """
         self.enrolled = EnrolledSet.open(path, self.fingerprint, self.similarity)
         return self.enrolled
@@ -493,7 +411,7 @@ class SpeakerVerifier(SpeakerRecognition):
         replace: bool = False,
         notes: dict[str, list[str]] | None = None,
     ) -> int:
-        """Learn a speaker's voice, or more of it.
+        """Learn a speaker's voice, or more of it; how many recordings there are now.
 
         Arguments
         ---------
@@ -505,14 +423,8 @@ class SpeakerVerifier(SpeakerRecognition):
             Forget earlier recordings of this speaker. Default False.
         notes : dict, optional
             Filled with what is poor about the files, by path.
-
-        Returns
-        -------
-        int
-            How many recordings the speaker now has.
         """
-        files = [files] if isinstance(files, (str, Path)) else files
-        rows = self.encode_files(list(dict.fromkeys(map(str, files))), notes)
+        rows = self.encode_files(list(dict.fromkeys(_names(files))), notes)
         path = self.enrolled.path
         if path is None:
             return self.enrolled.add(name, rows, replace)
@@ -525,7 +437,7 @@ class SpeakerVerifier(SpeakerRecognition):
     def identify(
         self, file: PathLike, top: int = 5, threshold: str | float | None = None
     ) -> list[Match]:
-        """The enrolled speakers who are most like a recording.
+        """The enrolled speakers who are most like a recording, best first.
 
         Arguments
         ---------
@@ -537,11 +449,6 @@ class SpeakerVerifier(SpeakerRecognition):
             See `threshold`; without any, no decision is made. A threshold found on
             single trials lets more false alarms pass the more speakers there are.
 
-        Returns
-        -------
-        list of Match
-            Best first.
-
         Raises
         ------
         UserError
@@ -550,27 +457,12 @@ class SpeakerVerifier(SpeakerRecognition):
         if not len(self.enrolled):
             raise UserError("nobody is enrolled; enroll speakers first")
         self._warn()
-        return self.identify_embedding(self.encode_files([file])[0], top, threshold)
+        return self.identify_embedding(self.encode_files(file)[0], top, threshold)
 
     def identify_embedding(
         self, embedding: Tensor, top: int = 5, threshold: str | float | None = None
     ) -> list[Match]:
-        """As `identify`, for an embedding that is there already.
-
-        Arguments
-        ---------
-        embedding : torch.Tensor
-            [D].
-        top : int
-            How many to return. Default 5.
-        threshold : str or float, optional
-            See `threshold`.
-
-        Returns
-        -------
-        list of Match
-            Best first.
-        """
+        """As `identify`, for an ``embedding`` [D] that is there already."""
         limit = choose(self.thresholds, threshold)
         centres = self.enrolled.centres().to(self.device)
         query = embedding.reshape(1, -1).to(self.device).float()
@@ -587,26 +479,29 @@ class SpeakerVerifier(SpeakerRecognition):
         ]
 
 
+def _names(paths: PathLike | Sequence[PathLike]) -> list[str]:
+    """One path or several, as text."""
+    return [str(p) for p in ([paths] if isinstance(paths, (str, Path)) else paths)]
+
+
 def _similarity(given: Any) -> Similarity:
     """What compares embeddings, from the ``similarity`` of a model folder."""
-    known = given is None or isinstance(given, (str, nn.CosineSimilarity, Similarity))
-    if known or (isinstance(given, nn.Module) and hasattr(given, "matrix")):
-        return similarity_from(given)
-    raise UserError(
-        "the model's similarity must be a torch.nn.CosineSimilarity or one of "
-        f"sb_margins.similarity, not {type(given).__name__}"
-    )
+    stock = given is None or isinstance(given, (str, nn.CosineSimilarity))
+    if not stock and not hasattr(given, "matrix"):
+        raise UserError(
+            "the model's similarity must be a torch.nn.CosineSimilarity or one of "
+            f"sb_margins.similarity, not {type(given).__name__}"
+        )
+    return similarity_from(given)
 
 
-def _checked_run_opts(run_opts: Any) -> Any:
-    """SpeechBrain's run options, their device one that is there."""
-    if not isinstance(run_opts, Mapping):
-        return run_opts
-    device = run_opts.get("device")
+def _check_device(run_opts: Any) -> None:
+    """Refuse a device that is not there."""
+    given = run_opts.get("device") if isinstance(run_opts, Mapping) else None
+    device = given or "cpu"
     try:
-        kind = torch.device(device or "cpu").type
+        kind = torch.device(device).type
     except RuntimeError as error:
         raise UserError(f"no such kind of device: {device}") from error
     if kind == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device {device} is wanted but there is no GPU here")
-    return dict(run_opts)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 
@@ -43,7 +45,7 @@ def test_few_trials_are_told():
         ([1, 2], [1, 1], "target and non-target"),
         ([1, 2], [0, 0], "target and non-target"),
         ([1], [1, 0], "1 scores but 2 labels"),
-        ([float("nan"), 1], [1, 0], "not finite"),
+        ([float("nan"), 1], [1, 0], "NaN or infinite"),
     ],
 )
 def test_thresholds_need_sound_scores(scores, labels, message):
@@ -67,7 +69,7 @@ def test_points_by_hand():
     assert point.far == above[~target].mean()
     assert point.miss == (~above)[target].mean()
     assert (point.far, point.miss) == (0.2, 0.2)
-    assert point.as_dict() == {
+    assert asdict(point) == {
         "value": point.value,
         "far": 0.2,
         "miss": 0.2,
@@ -105,7 +107,7 @@ def test_choosing():
 
 
 def test_what_a_threshold_means():
-    point = Threshold(1, 0.01, 0.2, "dev").as_dict()
+    point = asdict(Threshold(1, 0.01, 0.2, "dev"))
     told = describe({"far1": point, "eer": {"value": 0}}, "far1")
     assert told == "far1: false alarms 1 %, misses 20 % on dev"
     assert describe({"eer": {"value": 0, "far": 0.5}}) == (
