@@ -33,6 +33,17 @@ def test_tangent_distance_is_exact_at_any_radius(radius, c):
     torch.testing.assert_close(matrix, exact, rtol=5e-6, atol=1e-5 * min(radius, 1.0))
 
 
+def test_clip_takes_any_leading_dimensions():
+    x = torch.randn(2, 3, 5, dtype=torch.float64, requires_grad=True)
+    for shape in (x, x.reshape(6, 5), x.reshape(3, 2, 1, 5)):
+        out = ball.clip(shape, radius=2.0)
+        expected = shape * (2.0 / shape.norm(dim=-1, keepdim=True)).clamp_max(1)
+        torch.testing.assert_close(out, expected)
+        (gradient,) = torch.autograd.grad(out.square().sum() + out.sum(), x)
+        (wanted,) = torch.autograd.grad(expected.square().sum() + expected.sum(), x)
+        torch.testing.assert_close(gradient, wanted)
+
+
 @pytest.mark.parametrize("radius", [1e-3, 1.0, 5.0, 12.0, 20.0])
 def test_gradients_in_single_precision(radius):
     torch.manual_seed(1)

@@ -197,6 +197,17 @@ def test_multi_label_naive():
     assert torch.autograd.gradcheck(lambda s: loss(s, targets), (scores,))
 
 
+def test_a_sample_of_many_labels_without_loss_is_counted():
+    scores, targets = torch.zeros(3, 4), torch.zeros(3, 4)
+    targets[:, :2] = 1
+    scores[0, :2] = 20.0  # both targets are far ahead
+    loss = L.MultiLabelASSoftmax(0.1)
+    value = loss(scores, targets, reduction="none")
+    assert value[0] == 0 and (value[1:] > 1).all()
+    assert loss.stats["zero_loss"] == pytest.approx(1 / 3)
+    assert loss.stats["kept"] == pytest.approx(2 / 3)
+
+
 def test_the_scale_of_many_labels_multiplies_the_scores():
     scores, targets = torch.rand(B, C), (torch.rand(B, C) < 0.3).int()
     value = L.MultiLabelASSoftmax(0.3, scale=4.0)(scores, targets)
