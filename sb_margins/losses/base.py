@@ -46,7 +46,7 @@ class MarginLoss(nn.Module):
     accepts: tuple[str, ...] = ("cosine",)
     #: What a setting may be, and in which unit.
     ranges: Mapping[str, tuple[float, float, str]] = {
-        "scale": (0.01, 1e4, "30 is usual"),
+        "scale": (0.01, 1e3, "30 is usual"),
         "margin": (0, 2, "in cosine"),
         "top_margin": (0, 2, "in cosine"),
         "delta": (0, 1, "it compares probabilities"),

@@ -186,7 +186,7 @@ def test_labels_out_of_range_on_a_gpu():
 
 
 SETTINGS = [
-    ("AMSoftmax", {"scale": 0}, "scale is 0: it must be 0.01 to 10000"),
+    ("AMSoftmax", {"scale": 0}, "scale is 0: it must be 0.01 to 1000"),
     ("NormSoftmax", {"scale": float("inf")}, "scale"),
     ("AMSoftmax", {"scale": float("nan")}, "scale"),
     ("AMSoftmax", {"margin": -0.1}, "margin is -0.1: it must be 0 to 2 .in cosine"),
