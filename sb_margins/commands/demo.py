@@ -83,6 +83,8 @@ def run_demo(flags: Sequence[str]) -> int:
         return 130
     model = _shortest(trained.folder / "model")
     program = _shortest(sys.argv[0]) if Path(sys.argv[0]).is_file() else "sb-margins"
+    if Path(program).name == "__main__.py":
+        program = "python -m sb_margins"
 
     same, different = pick_pairs(trained.prepared.manifest("test"))
     print("\nDo two files hold the same voice?")

@@ -130,16 +130,17 @@ def reservations(corpus: str, speakers: int) -> list[str]:
 
     Example
     -------
-    >>> reservations("voxceleb", 5994), len(reservations("demo", 108))
-    ([], 2)
+    >>> reservations("voxceleb", 5994), len(reservations("mine", 108))
+    ([], 1)
     """
-    found = [SYNTHETIC] if corpus == "demo" else []
-    if 0 < speakers < FEW_SPEAKERS:
-        found.append(
-            f"the model was trained on {speakers} speakers only: expect more errors "
-            "than measured on recordings unlike those"
-        )
-    return found
+    if corpus == "demo":
+        return [SYNTHETIC]
+    if not 0 < speakers < FEW_SPEAKERS:
+        return []
+    return [
+        f"the model was trained on {speakers} speakers only: expect more errors than "
+        "measured on recordings unlike those"
+    ]
 
 
 def _between(value: Any, least: float = -math.inf, most: float = math.inf) -> bool:
