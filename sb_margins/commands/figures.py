@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from sb_margins.commands.options import Numbers
+from sb_margins.data.manifest import read_utt2spk
+from sb_margins.data.trials import Trials
 from sb_margins.errors import UserError
-from sb_margins.verification.bootstrap import CONFIDENCE, REPLICATES, SEED, Sides
+from sb_margins.verification.bootstrap import (
+    CONFIDENCE,
+    REPLICATES,
+    SEED,
+    Sides,
+    speakers_of,
+)
 from sb_margins.verification.metrics import P_TARGETS, bayes_threshold
 from sb_margins.verification.report import figures
 
@@ -22,6 +32,8 @@ class FigureSettings:
     """Priors of the detection costs."""
     bootstrap: int = REPLICATES
     """Replicates over speakers for the intervals; 0: none."""
+    utt2spk: str | None = None
+    """Speakers for the intervals: lines 'utterance speaker', or a CSV; else guessed."""
     confidence: float = CONFIDENCE
     """Of the intervals."""
     seed: int = SEED
@@ -35,6 +47,25 @@ class FigureSettings:
             bayes_threshold(p_target)  # checks it
         if self.bootstrap == 1 or self.bootstrap < 0:
             raise UserError("bootstrap must be 0 (no intervals) or at least 2")
+
+    @cached_property
+    def told(self) -> dict[str, str]:
+        """The speakers of ``utt2spk``; the name of a speaker is that speaker's, too."""
+        if not self.utt2spk:
+            return {}
+        speakers = read_utt2spk(self.utt2spk)
+        return {who: who for who in speakers.values()} | speakers
+
+    def sides(self, trials: Trials, known: Mapping[str, str] = {}) -> Sides | None:
+        """The speakers of both sides; None where there are to be no intervals.
+
+        ``known`` speakers of manifests count when they are those of all utterances.
+        """
+        if not self.bootstrap or trials.labels is None or not any(trials.test):
+            return None
+        complete = known and all(u in known for u in trials.utterances)
+        sides = speakers_of(trials, self.told or (known if complete else None))
+        return sides if max(side.max() for side in sides) > 0 else None
 
     @property
     def resampling(self) -> dict[str, Any]:

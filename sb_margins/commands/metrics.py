@@ -13,9 +13,9 @@ from sb_margins.commands.figures import FigureSettings
 from sb_margins.commands.options import Files, parse
 from sb_margins.data.trials import Trials, read_trials
 from sb_margins.errors import UserError
-from sb_margins.verification.bootstrap import Sides, paired_bootstrap, speakers_of
+from sb_margins.verification.bootstrap import Sides, paired_bootstrap
 from sb_margins.verification.metrics import EER, standard_metrics
-from sb_margins.verification.report import interval_notes, print_table
+from sb_margins.verification.report import notes_on, print_table
 from sb_margins.verification.score_file import read_scores
 from sb_margins.versions import versions
 
@@ -47,20 +47,18 @@ def main(argv: list[str]) -> int:
     systems = {name: read_scores(path, key) for name, path in settings.scores.items()}
     if not systems:
         raise UserError("no score files. Give one or several FILE or NAME=FILE")
-    sides = {
-        name: _sides(trials) if settings.bootstrap else None
-        for name, (trials, _) in systems.items()
-    }
+    sides = {name: settings.sides(trials) for name, (trials, _) in systems.items()}
     rows = {
         name: settings.figures(scores, t.labels, sides[name], settings.calibrated)
         for name, (t, scores) in systems.items()
     }
-    notes = interval_notes(rows)
-    if settings.bootstrap and not notes:
-        notes = ["no intervals: the file does not name its trials"]
+    notes = notes_on(rows)
+    if settings.bootstrap and not any(sides.values()):
+        notes.insert(0, "no intervals: the file does not name its trials")
     notes += _differences(systems, rows, sides, settings)
     if settings.json:
-        print(json.dumps({"scores": rows, "versions": versions()}, indent=2))
+        content = {"scores": rows, "notes": notes, "versions": versions()}
+        print(json.dumps(content, indent=2))
     else:
         metrics = standard_metrics(settings.p_target, calibrated=settings.calibrated)
         print_table(rows, metrics, first="scores")
@@ -71,14 +69,6 @@ def main(argv: list[str]) -> int:
         curves = {name: (scores, t.labels) for name, (t, scores) in systems.items()}
         plot_det(curves, settings.det, p_target=settings.p_target[0])
     return 0
-
-
-def _sides(trials: Trials) -> Sides | None:
-    """The speakers of both sides, unless the file names no trials or one speaker."""
-    if not any(trials.test):
-        return None
-    sides = speakers_of(trials)
-    return sides if max(side.max() for side in sides) > 0 else None
 
 
 def _differences(

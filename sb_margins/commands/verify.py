@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
-import torch
 
-from sb_margins.commands.figures import FigureSettings
-from sb_margins.commands.options import Files, Formerly, parse, parse_yaml
+from sb_margins.commands.model import ModelSettings
+from sb_margins.commands.verify_settings import VerifySettings, read_settings
 from sb_margins.data.manifest import Manifest
-from sb_margins.data.prepared import Prepared
 from sb_margins.data.trials import Trials, read_trials
 from sb_margins.errors import UserError, listed
 from sb_margins.files import hash_file, write_json
-from sb_margins.plots.det import plot_det
-from sb_margins.plots.histogram import plot_histogram
-from sb_margins.select import hparams_dir
+from sb_margins.messages import progress
+from sb_margins.plots.scores import plot_scores
 from sb_margins.similarity import similarity_from
-from sb_margins.verification.bootstrap import speakers_by_path, speakers_of
+from sb_margins.verification.bootstrap import speakers_by_path
 from sb_margins.verification.calibration import Calibration
 from sb_margins.verification.embed import embed_files
 from sb_margins.verification.embeddings import Embeddings
@@ -31,8 +29,7 @@ from sb_margins.verification.metrics import standard_metrics
 from sb_margins.verification.normalisation import Normaliser, draw_cohort, speaker_means
 from sb_margins.verification.plda import train_plda
 from sb_margins.verification.report import (
-    interval_notes,
-    marked_thresholds,
+    notes_on,
     print_table,
     report_audio,
     write_lines,
@@ -43,121 +40,6 @@ from sb_margins.verification.sources import known_speakers, locate, read_manifes
 from sb_margins.versions import versions
 
 Embedder = Callable[[Any], Embeddings]
-
-
-@dataclass
-class VerifySettings(FigureSettings):
-    """Score trial lists with a model (or embeddings).
-
-    EER and minDCF with intervals, DET curves, histograms, score files. SETTINGS.yaml
-    has the same keys as the flags (default: hparams/verify.yaml); flags win.
-    """
-
-    trials: Files = field(default_factory=dict)
-    """Trial lists, e.g. O=veri_test2.txt."""
-    enrolment: Files = field(default_factory=dict)
-    """The utterances of enrolled models, by list."""
-    model: str | None = None
-    """A model folder (sb-margins export makes one)."""
-    embeddings: str | None = None
-    """Instead of a model: an .npz of embeddings (sb-margins embed makes one)."""
-    data_folder: Annotated[str | None, Formerly("data-root")] = None
-    """The folder that the names in the lists are relative to."""
-    manifest: list[str] = field(default_factory=list)
-    """Or: manifests or prepared folders (of which the trial lists are the default)."""
-    output_folder: str = "results/verify"
-    """Where scores, metrics and pictures go."""
-    device: str = "auto"
-    """auto, cpu, cuda, ..."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Of the encoder."""
-    batch_seconds: float = 120.0
-    """Most audio in one batch of equally long utterances."""
-    crops: int = 0
-    """Average the embeddings of so many crops; 0: whole utterances."""
-    crop_seconds: float = 4.0
-    """Length of a crop."""
-    cache: str = "auto"
-    """A folder for embeddings; auto: in the output folder; none."""
-    skip_bad: bool = False
-    """Leave out trials of unusable or missing audio."""
-    save_embeddings: bool = False
-    """Also write embeddings.npz."""
-    cohort: str | None = None
-    """Impostors: a manifest CSV or an .npz of embeddings."""
-    cohort_size: int = 0
-    """Draw so many cohort utterances; 0: all."""
-    cohort_speaker_means: bool = False
-    """One cohort entry per speaker."""
-    subtract_mean: bool = False
-    """Subtract the cohort's mean from all embeddings."""
-    norm: Literal["none", "z", "t", "s", "as"] = "none"
-    """Score normalisation."""
-    top_k: int = 400
-    """Cohort scores that count in AS-norm."""
-    backend: Literal["similarity", "plda"] = "similarity"
-    """The model's own similarity, or a PLDA trained on the cohort."""
-    plda_rank: int = 100
-    """Dimension of PLDA's speaker space."""
-    calibrate_on: str | None = None
-    """The list on which scores become log-likelihood ratios (for the last prior)."""
-    quality: list[Literal["duration", "magnitude", "cohort"]] = field(
-        default_factory=list
-    )
-    """Quality measures of the calibration."""
-
-    def check(self) -> None:
-        """Raise for settings that do not fit together, before any work is done."""
-        lists, dev = ", ".join(self.trials), self.calibrate_on
-        strange = sorted(self.enrolment.keys() - self.trials)
-        needing_cohort = {
-            f"norm {self.norm}": self.norm != "none",
-            "backend plda": self.backend == "plda",
-            "subtract_mean": self.subtract_mean,
-            "quality measure cohort": "cohort" in self.quality,
-        }
-        used = [what for what, is_used in needing_cohort.items() if is_used]
-        problems: dict[str, Any] = {
-            "no trials. Give --trials NAME=LIST, or --manifest a prepared folder": (
-                not self.trials
-            ),
-            "give either --model (a model folder) or --embeddings (an .npz)": (
-                bool(self.model) == bool(self.embeddings)
-            ),
-            "where is the audio? Give --data-folder or --manifest": (
-                self.model and not (self.data_folder or self.manifest)
-            ),
-            f"enrolment of '{listed(strange)}', none of the lists: {lists}": strange,
-            f"calibrate_on '{dev}' is none of the lists: {lists}": (
-                dev and dev not in self.trials
-            ),
-            f"{listed(used)} needs --cohort (a manifest or an .npz of embeddings)": (
-                used and not self.cohort
-            ),
-            "quality measures need --calibrate-on LIST": self.quality and not dev,
-            "quality measure cohort needs norm s or as": (
-                "cohort" in self.quality and self.norm not in ("s", "as")
-            ),
-            "quality measure duration needs audio, not --embeddings": (
-                "duration" in self.quality and self.embeddings
-            ),
-        }
-        for message, is_wrong in problems.items():
-            if is_wrong:
-                raise UserError(message)
-        super().check()
-
-    @property
-    def system(self) -> str:
-        """What is verified, for titles."""
-        return Path(str(self.model or self.embeddings)).name
-
-    @property
-    def run_device(self) -> str:
-        """The device, ``auto`` resolved."""
-        if self.device != "auto":
-            return self.device
-        return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def main(argv: list[str]) -> int:
@@ -175,6 +57,10 @@ def main(argv: list[str]) -> int:
     folder.mkdir(parents=True, exist_ok=True)
 
     manifests = read_manifests(settings.manifest, settings.data_folder)
+    speakers = known_speakers(manifests)
+    if settings.utt2spk:  # complete? Said before the work is done
+        for trials in given.values():
+            settings.sides(trials)
     embed = load_embedder(settings) if settings.model else None
     embeddings = embed_lists(settings, embed, given, manifests)
     lists = {name: trials.without(embeddings.skipped) for name, trials in given.items()}
@@ -190,7 +76,6 @@ def main(argv: list[str]) -> int:
             lists, scores, dev, settings.quality, prior
         )
 
-    speakers = known_speakers(manifests)
     rows: dict[str, dict[str, Any]] = {}
     curves: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for name, trials in lists.items():
@@ -202,60 +87,60 @@ def main(argv: list[str]) -> int:
             "similarity": scorer.name,
             "normalisation": scorer.normalisation,
         }
-        if calibration:
-            itself = " (itself)" if name == dev else ""
-            rows[name]["calibration"] = f"on {dev}{itself}"
+        if dev:
+            rows[name]["calibration"] = f"on {dev}{shared(trials, lists[dev])}"
         if trials.labels is not None:
             curves[name] = final[name], trials.labels
-            sides = None
-            if settings.bootstrap:
-                complete = speakers and all(u in speakers for u in trials.utterances)
-                sides = speakers_of(trials, speakers if complete else None)
-            rows[name] |= settings.figures(*curves[name], sides, bool(calibration))
+            sides = settings.sides(trials, speakers)
+            rows[name] |= settings.figures(*curves[name], sides, bool(dev))
         write_scores(folder / f"scores_{name}.txt", trials, scores[name])
         if calibration:
             write_scores(folder / f"llr_{name}.txt", trials, final[name])
-    plot(settings, curves, scorer.unit(bool(calibration)))
-    write_results(settings, rows, embeddings, calibration)
-    print_results(settings, rows)
-    print(f"written to {folder} in {time.monotonic() - started:.1f} s")
+    plot_scores(
+        curves,
+        folder,
+        settings.system,
+        p_target=settings.p_target[0],
+        unit=scorer.unit(bool(dev)),
+    )
+    content = write_results(settings, rows, embeddings, calibration)
+    if settings.json:
+        print(json.dumps(content, indent=2))
+        return 0
+    judged = {name: row for name, row in rows.items() if "eer" in row}
+    if judged:
+        metrics = standard_metrics(settings.p_target, calibrated=bool(dev))
+        print_table(judged, metrics, extra=["normalisation"])
+    for note in content["notes"]:
+        print(note)
+    progress(f"written to {folder} in {time.monotonic() - started:.1f} s")
     return 0
 
 
-def read_settings(argv: list[str]) -> VerifySettings:
-    """From a YAML (the first word, or the shipped one) and flags, which win."""
-    path, defaults = hparams_dir() / "verify.yaml", None
-    if argv and not argv[0].startswith("-"):
-        path, argv = Path(argv[0]), argv[1:]
-        if not path.is_file():
-            raise UserError(f"no settings file {path}")
-    if path.is_file():
-        defaults = parse_yaml(VerifySettings, path, "verify")
-    settings = parse(VerifySettings, argv, "verify [SETTINGS.yaml]", defaults)
-    if not settings.trials:
-        for folder in map(Path, settings.manifest):
-            if (folder / "prepare.json").is_file():
-                settings.trials |= Prepared.load(folder).trial_lists()
-    settings.check()
-    return settings
+def shared(trials: Trials, dev: Trials) -> str:
+    """How much a list has in common with the one that it is calibrated on."""
+    used, known = set(trials.utterances), set(dev.utterances)
+    if (trials.enrol, trials.test) == (dev.enrol, dev.test):
+        return " (itself)"
+    both = len(used & known)
+    return f" (which has {both} of its {len(used)} utterances)" if both else ""
 
 
 def load_embedder(settings: VerifySettings) -> Embedder:
     """A function that embeds files with the model, the settings and the cache."""
-    from sb_margins.inference import SpeakerVerifier  # imports SpeechBrain
-
-    device = settings.run_device
-    model = SpeakerVerifier.from_hparams(settings.model, device=device)
+    model = ModelSettings(
+        model=str(settings.model), device=settings.device, trust=settings.trust
+    ).load()
     caches = {"auto": f"{settings.output_folder}/cache", "none": None}
     return partial(
         embed_files,
         model.encoder,
         similarity=model.similarity,
-        device=device,
+        device=settings.device,
         cache=caches.get(settings.cache, settings.cache),
         crops=settings.crops,
         crop_seconds=settings.crop_seconds,
-        bf16=settings.precision == "bf16",
+        precision=settings.precision,
         batch_seconds=settings.batch_seconds,
         skip_bad=settings.skip_bad,
     )
@@ -299,7 +184,7 @@ def make_scorer(
 ) -> Scorer:
     """The similarity that the embeddings are made for, and what a cohort adds."""
     similarity = similarity_from(embeddings.similarity)
-    scorer = Scorer(embeddings, similarity, settings.run_device)
+    scorer = Scorer(embeddings, similarity, settings.device)
     if settings.cohort is None:
         return scorer
     cohort, speakers = load_cohort(settings, embed, embeddings)
@@ -337,38 +222,18 @@ def load_cohort(
     return embed(manifest), known_speakers([manifest])
 
 
-def plot(
-    settings: VerifySettings,
-    curves: dict[str, tuple[np.ndarray, np.ndarray]],
-    unit: str,
-) -> None:
-    """One picture of DET curves, and a histogram for each list with labels."""
-    folder, first = Path(settings.output_folder), settings.p_target[0]
-    for name, (scores, labels) in curves.items():
-        plot_histogram(
-            scores,
-            labels,
-            folder / f"histogram_{name}.png",
-            thresholds=marked_thresholds(scores, labels, [first]),
-            title=f"{name}: {settings.system}",
-            unit=unit,
-        )
-    if curves:
-        title = f"Detection error trade-off: {settings.system}"
-        plot_det(curves, folder / "det.png", title=title, p_target=first)
-
-
 def write_results(
     settings: VerifySettings,
     rows: dict[str, dict[str, Any]],
     embeddings: Embeddings,
     calibration: Calibration | None,
-) -> None:
+) -> dict[str, Any]:
     """metrics.json (and calibration.json): without times, so that runs compare."""
     folder = Path(settings.output_folder)
-    here = ("output_folder", "cache", "device", "batch_seconds")
+    here = ("output_folder", "cache", "device", "batch_seconds", "json")
     content: dict[str, Any] = {
         "lists": rows,
+        "notes": notes_on(rows),
         "model": settings.system,
         "model hash": embeddings.fingerprint
         or hash_file(str(settings.embeddings))[:16],
@@ -381,21 +246,4 @@ def write_results(
         calibration.save(folder / "calibration.json")
         content["calibration"] = asdict(calibration)
     write_json(folder / "metrics.json", content)
-
-
-def print_results(settings: VerifySettings, rows: dict[str, dict[str, Any]]) -> None:
-    """The table of the lists with labels, and what was left out."""
-    calibrated = bool(settings.calibrate_on)
-    judged = {name: row for name, row in rows.items() if "eer" in row}
-    if judged:
-        metrics = standard_metrics(settings.p_target, calibrated=calibrated)
-        print_table(judged, metrics, extra=["normalisation"])
-        print("\n".join(interval_notes(judged)))
-    if calibrated:
-        print(f"{settings.calibrate_on}: calibrated on itself, so Cllr is optimistic")
-    for name, row in rows.items():
-        if row.get("eer", 0) > 0.5:
-            print(f"{name}: an EER above 50 %: are labels or scores inverted?")
-        if row["left out"]:
-            every = row["trials"] + row["left out"]
-            print(f"{name}: {row['left out']} of {every} trials left out")
+    return content

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
-from sb_margins.data.tables import read_table, write_table
+from sb_margins.data.tables import read_lines, read_table, write_table
 from sb_margins.errors import UserError
 from sb_margins.files import read_text
 
@@ -154,7 +154,7 @@ def _rows(path: Path) -> Iterator[_Row]:
         return _kaldi_rows(path)
     if path.suffix.lower() == ".csv" or "," in read_text(path).split("\n", 1)[0]:
         return _csv_rows(path)
-    return (_Row(where, line, line) for where, line in _lines(path))
+    return (_Row(f"{path}, line {n}", line, line) for n, line in read_lines(path))
 
 
 def _csv_rows(path: Path) -> Iterator[_Row]:
@@ -206,7 +206,8 @@ def _kaldi_rows(path: Path) -> Iterator[_Row]:
         )
     utt2spk = path.with_name("utt2spk")
     speakers = read_utt2spk(utt2spk) if utt2spk.is_file() else None
-    for where, line in _lines(path):
+    for number, line in read_lines(path):
+        where = f"{path}, line {number}"
         name, *rest = line.split(maxsplit=1)
         wav = rest[0] if rest else ""
         if wav.endswith("|"):
@@ -226,26 +227,20 @@ def read_utt2spk(path: str | Path) -> dict[str, str]:
     path = Path(path)
     if path.suffix.lower() == ".csv":
         table = read_table(path, ID=ID, spk_id=SPEAKER)
-        pairs = [(f"{path}, line {row.line}", [*row.known.values()]) for row in table]
+        pairs = [(row.line, [*row.known.values()]) for row in table]
     else:
-        pairs = [(where, line.split()) for where, line in _lines(path)]
+        pairs = [(number, line.split()) for number, line in read_lines(path)]
     speakers: dict[str, str] = {}
-    for where, words in pairs:
+    for number, words in pairs:
         if len(words) != 2 or not all(words):
-            raise UserError(f"{where}: expected 'utterance speaker'")
+            raise UserError(f"{path}, line {number}: expected 'utterance speaker'")
         name, speaker = words
         if speakers.setdefault(name, speaker) != speaker:
             raise UserError(
-                f"{where}: '{name}' is of {speaker}, and of {speakers[name]} above"
+                f"{path}, line {number}: '{name}' is of {speaker}, and of "
+                f"{speakers[name]} above"
             )
     return speakers
-
-
-def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    """The lines that are not empty, each with its place for messages."""
-    for number, line in enumerate(read_text(path).split("\n"), 1):
-        if line.strip():
-            yield f"{path}, line {number}", line.strip()
 
 
 def _refuse_part(where: str, start: Any) -> None:

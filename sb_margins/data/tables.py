@@ -1,10 +1,10 @@
-"""The one reader and writer of CSV tables."""
+"""The one reader of CSV tables and of lists in lines, and the writer of tables."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,6 +43,41 @@ def read_table(path: str | Path, **columns: Sequence[str]) -> Iterator[Row]:
             {column: name and (row[name] or "") for column, name in found.items()},
             {name: row[name] for name in others if row[name]},
         )
+
+
+def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
+    """Number and text of each line that is not empty."""
+    for number, line in enumerate(io.StringIO(read_text(path), newline=None), 1):
+        if text := line.strip():
+            yield number, text
+
+
+def read_columns(
+    path: Path,
+    widths: Collection[int],
+    expected: str,
+    *,
+    commas: bool = False,
+    is_header: Callable[[list[str]], bool] = lambda words: False,
+) -> tuple[list[int], list[tuple[str, ...]]]:
+    """Line numbers and columns of a list whose lines have equally many words.
+
+    White space, and maybe commas, stand between words. Lines before the first row that
+    ``is_header`` are left out. ``expected`` is for the error at a line of other widths.
+    """
+    numbers: list[int] = []
+    rows: list[list[str]] = []
+    for number, line in read_lines(path):
+        words = (line.replace(",", " ") if commas else line).split()
+        if not words or (not rows and is_header(words)):
+            continue
+        if len(words) not in widths or (rows and len(words) != len(rows[0])):
+            raise UserError(
+                f"{path}, line {number}: found '{line[:80]}', expected {expected}"
+            )
+        numbers.append(number)
+        rows.append(words)
+    return numbers, list(zip(*rows, strict=True))
 
 
 def write_table(

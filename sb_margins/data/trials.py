@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sb_margins.data.tables import read_columns, read_lines
 from sb_margins.errors import UserError, listed, nearest
 from sb_margins.files import read_text, write_text
 
@@ -161,10 +162,9 @@ def read_trials(
     if not path.is_file():
         raise UserError(f"no trial list {path}")
     is_csv = path.suffix.lower() == ".csv"
-    numbers, rows = (_csv_rows if is_csv else _text_rows)(path)
-    if not rows:
+    numbers, columns = _csv_columns(path) if is_csv else _text_columns(path)
+    if not columns:
         raise UserError(f"{path} has no trials")
-    columns = list(zip(*rows, strict=True))
     label_at = None
     if len(columns) == 3:
         label_at = 2 if is_csv else _label_column(path, columns)
@@ -183,27 +183,18 @@ def read_trials(
     return trials
 
 
-def _text_rows(path: Path) -> tuple[list[int], list[list[str]]]:
-    """Line numbers and words of a list with white space between columns."""
-    numbers: list[int] = []
-    rows: list[list[str]] = []
-    for number, line in enumerate(io.StringIO(read_text(path), newline=None), 1):
-        words = line.split()
-        if not words:
-            continue
-        if len(words) not in (2, 3) or (rows and len(words) != len(rows[0])):
-            raise UserError(
-                f"{path}, line {number}: expected 'label enrol test', 'enrol test "
-                f"label' or 'enrol test', found '{line.strip()[:80]}'. Names with "
-                "spaces need a .csv with the columns label,enrol,test"
-            )
-        numbers.append(number)
-        rows.append(words)
-    return numbers, rows
+def _text_columns(path: Path) -> tuple[list[int], list[tuple[str, ...]]]:
+    """Line numbers and columns of a list with white space between them."""
+    return read_columns(
+        path,
+        (2, 3),
+        "'label enrol test', 'enrol test label' or 'enrol test'. Names with spaces "
+        "need a .csv with the columns label,enrol,test",
+    )
 
 
-def _csv_rows(path: Path) -> tuple[list[int], list[list[str]]]:
-    """Line numbers and (enrol, test[, label]) of a table."""
+def _csv_columns(path: Path) -> tuple[list[int], list[tuple[str, ...]]]:
+    """Line numbers and the columns enrol, test (and label) of a table."""
     reader = csv.reader(io.StringIO(read_text(path), newline=""))
     header = [name.strip().lower() for name in next(reader, [])]
     found = [
@@ -226,7 +217,7 @@ def _csv_rows(path: Path) -> tuple[list[int], list[list[str]]]:
             )
         numbers.append(reader.line_num)
         rows.append([row[at] for at in found if at is not None])
-    return numbers, rows
+    return numbers, list(zip(*rows, strict=True))
 
 
 def _label_column(path: Path, columns: Sequence[Sequence[str]]) -> int:
@@ -284,15 +275,13 @@ def read_models(path: str | Path) -> dict[str, tuple[str, ...]]:
     if not path.is_file():
         raise UserError(f"no enrolment list {path}")
     models: dict[str, list[str]] = {}
-    for number, line in enumerate(read_text(path).splitlines(), 1):
-        words = line.split()
-        if len(words) == 1:
+    for number, line in read_lines(path):
+        model, *utterances = line.split()
+        if not utterances:
             raise UserError(
-                f"{path}, line {number}: expected 'model utterance ...', found "
-                f"'{line.strip()}'"
+                f"{path}, line {number}: expected 'model utterance ...', found '{line}'"
             )
-        if words:
-            models.setdefault(words[0], []).extend(words[1:])
+        models.setdefault(model, []).extend(utterances)
     return {name: tuple(dict.fromkeys(members)) for name, members in models.items()}
 
 

@@ -8,16 +8,11 @@ from sb_margins.data.trials import read_trials
 from sb_margins.files import write_json
 from sb_margins.inference.results import export_results
 from sb_margins.plots.curves import plot_training
-from sb_margins.plots.det import plot_det
-from sb_margins.plots.histogram import plot_histogram
+from sb_margins.plots.scores import plot_scores
 from sb_margins.training.run import Trained
 from sb_margins.verification.bootstrap import speakers_of
 from sb_margins.verification.embed import embed_files
-from sb_margins.verification.report import (
-    figures,
-    marked_thresholds,
-    print_table,
-)
+from sb_margins.verification.report import figures, print_table
 from sb_margins.verification.score_file import write_scores
 from sb_margins.verification.scoring import score_trials
 from sb_margins.versions import versions
@@ -46,17 +41,10 @@ def evaluate(trained: Trained) -> None:
         write_scores(folder / f"scores_{split}.txt", trials, scores)
         lists[split] = figures(scores, labels, speakers=speakers_of(trials, speakers))
         curves[split] = (scores, labels)
-        plot_histogram(
-            scores,
-            labels,
-            folder / f"histogram_{split}.png",
-            thresholds=marked_thresholds(scores, labels, [0.01]),
-            title=f"{split}: {folder.name}",
-        )
     if not lists:
         export_results(folder, folder / "model")
         return
-    plot_det(curves, folder / "det.png", title=folder.name)
+    plot_scores(curves, folder, folder.name)
     write_json(folder / "metrics.json", {"lists": lists, "versions": versions()})
     print_table(lists)
     dev = None

@@ -15,7 +15,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -42,6 +42,7 @@ from sb_margins.verification.embeddings import Embeddings
 FLUSH_SECONDS = 10.0  # a run that is killed loses at most so much work
 READ_AHEAD = 2  # batches
 READERS = 2  # threads
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 T = TypeVar("T")
 
@@ -64,7 +65,7 @@ def embed_files(
     cache: str | Path | None = None,
     crops: int = 0,
     crop_seconds: float = 4.0,
-    bf16: bool = False,
+    precision: str = "fp32",
     batch_seconds: float = 120.0,
     skip_bad: bool = False,
     progress: bool = True,
@@ -81,8 +82,9 @@ def embed_files(
     together depends on the files asked for alone, so that a run that was killed and
     continued gives the same numbers. More than 0 ``crops``: the mean of the embeddings
     of so many, evenly spaced (voxceleb_trainer's protocol has ten); shorter files are
-    taken whole. Unusable audio is left out and listed in ``skipped`` when ``skip_bad``,
-    otherwise an error names all such files once the rest is done.
+    taken whole. ``precision`` of the encoder: fp32, bf16 or fp16. Unusable audio is
+    left out and listed in ``skipped`` when ``skip_bad``, otherwise an error names all
+    such files once the rest is done.
     """
     if crops < 0 or crop_seconds <= 0 or batch_seconds <= 0:
         raise UserError("crops must be >= 0, crop_seconds and batch_seconds > 0")
@@ -98,7 +100,8 @@ def embed_files(
             f"apart, and the encoder is a {type(encoder).__name__}"
         )
     way = f"crops={crops}x{crop_seconds:g}" if crops else "whole"
-    done = EmbeddingCache(cache, model, way + (",bf16" if bf16 else ""))
+    way += "" if precision == "fp32" else f",{precision}"
+    done = EmbeddingCache(cache, model, way)
     paths = _paths_of(files)
     was_training = isinstance(encoder, nn.Module) and encoder.training
     with ThreadPoolExecutor(READERS) as pool:
@@ -132,7 +135,7 @@ def embed_files(
                 good = {n: o for n, o in outcomes.items() if not isinstance(o, str)}
                 if not all(keys[name] in done for name in good):
                     wavs = {name: recording.wav for name, recording in good.items()}
-                    vectors = _embed(encoder, wavs, crops, crop, device, bf16)
+                    vectors = _embed(encoder, wavs, crops, crop, device, precision)
                     for name, vector in vectors.items():
                         row = _Row(vector, good[name].notes, good[name].seconds)
                         done.add(keys[name], row)
@@ -227,16 +230,17 @@ def _embed(
     crops: int,
     crop: int,
     device: str | torch.device,
-    bf16: bool,
+    precision: str,
 ) -> dict[str, np.ndarray]:
     """Embeddings of the files of one batch."""
-    device = torch.device(device)
+    half: AbstractContextManager = nullcontext()  # or what the caller has set
+    if precision != "fp32":
+        half = torch.autocast(torch.device(device).type, HALF[precision])
     vectors: dict[str, np.ndarray] = {}
     # One group, unless a header has a wrong length.
     for names in _grouped({name: len(wav) for name, wav in wavs.items()}).values():
         pieces = [piece for name in names for piece in _pieces(wavs[name], crops, crop)]
         batch = torch.from_numpy(np.stack(pieces)).to(device)
-        half = torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()
         with torch.inference_mode(), half:
             out = encoder(batch)
         out = out.float().reshape(len(names), len(pieces) // len(names), -1).mean(dim=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,6 @@ from sb_margins.verification.embeddings import Embeddings
 from sb_margins.verification.metrics import (
     P_TARGETS,
     Metric,
-    OperatingPoints,
     standard_metrics,
     summary,
 )
@@ -66,22 +66,26 @@ def figures(
     return row
 
 
-def interval_notes(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """A line that says what the intervals in rows of ``figures`` are, if there are."""
+def notes_on(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Lines to read with rows of ``figures``: what intervals are, what is doubtful.
+
+    Besides figures a row may say how many trials are ``left out``, and that the list
+    shares trials with the one of its ``calibration``, in parentheses.
+    """
     kinds = sorted({row["interval"] for row in rows.values() if "interval" in row})
-    return [f"[low, high]: {'; '.join(kinds)}"] if kinds else []
-
-
-def marked_thresholds(
-    scores: np.ndarray, labels: np.ndarray, p_targets: Sequence[float]
-) -> dict[str, float]:
-    """The thresholds that a histogram marks, by the label of their metric."""
-    points = OperatingPoints.of(scores, labels)
-    return {
-        metric.label: metric.threshold(points)
-        for metric in standard_metrics(p_targets)
-        if metric.threshold
-    }
+    notes = [f"[low, high]: {'; '.join(kinds)}"] if kinds else []
+    for name, row in rows.items():
+        if row.get("eer", 0) > 0.5:
+            notes.append(
+                f"{name}: an EER above 50 %: larger scores must mean more alike. Are "
+                "scores (distances?) or labels inverted?"
+            )
+        how = row.get("calibration", "")
+        if "cllr" in row and "(" in how:
+            notes.append(f"{name}: calibrated {how}, so Cllr is optimistic")
+        if lost := row.get("left out"):
+            notes.append(f"{name}: {lost} of {row['trials'] + lost} trials left out")
+    return notes
 
 
 def print_table(
@@ -131,7 +135,7 @@ def report_audio(embeddings: Embeddings, folder: Path) -> None:
     ):
         write_lines(folder / name, lines)
         if lines:
-            print(f"{what}; see {folder / name}")
+            print(f"{what}; see {folder / name}", file=sys.stderr)
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:

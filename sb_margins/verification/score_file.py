@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from sb_margins.data.tables import read_columns
 from sb_margins.data.trials import LABELS, Trials, labels_of, refuse_contradictions
 from sb_margins.errors import UserError
-from sb_margins.files import read_text, write_text
+from sb_margins.files import write_text
 
 # Positions of label and score, by the number of columns.
 _ORDERS = {2: ((0, 1), (1, 0)), 4: ((2, 3), (3, 2), (0, 3))}
@@ -40,8 +40,18 @@ def read_scores(
     its trials are returned, in its order.
     """
     path = Path(path)
-    numbers, rows = _rows(path)
-    columns = list(zip(*rows, strict=True))
+    if not path.is_file():
+        raise UserError(f"no score file {path}")
+    numbers, columns = read_columns(
+        path,
+        (2, 3, 4),
+        "'enrol test label score' in any usual order, 'enrol test score' or 'label "
+        "score'",
+        commas=True,
+        is_header=lambda words: not any(map(_is_number, words)),
+    )
+    if not columns:
+        raise UserError(f"{path} has no scores")
     label_at, score_at = _columns(path, columns)
     scores = np.array(columns[score_at], dtype=np.float64)
     bad = np.flatnonzero(~np.isfinite(scores))
@@ -52,7 +62,7 @@ def read_scores(
             "audio makes them: find the cause, do not drop them"
         )
     names = [c for at, c in enumerate(columns) if at not in (label_at, score_at)]
-    enrol, test = map(list, names or [("",) * len(rows)] * 2)
+    enrol, test = map(list, names or [("",) * len(scores)] * 2)
     trials = Trials(enrol, test)
     if label_at is not None:
         trials.labels = labels_of(path, columns[label_at], numbers)
@@ -68,29 +78,6 @@ def read_scores(
             "has them: --trials LIST"
         )
     return trials, scores
-
-
-def _rows(path: Path) -> tuple[list[int], list[list[str]]]:
-    """Line numbers and words, without the header."""
-    if not path.is_file():
-        raise UserError(f"no score file {path}")
-    numbers: list[int] = []
-    rows: list[list[str]] = []
-    for number, line in enumerate(io.StringIO(read_text(path), newline=None), 1):
-        words = line.replace(",", " ").split()
-        if not words or (not rows and not any(map(_is_number, words))):
-            continue
-        if len(words) not in (2, 3, 4) or (rows and len(words) != len(rows[0])):
-            raise UserError(
-                f"{path}, line {number}: expected 'enrol test label score' in any "
-                "usual order, 'enrol test score' or 'label score', found "
-                f"'{line.strip()[:80]}'"
-            )
-        numbers.append(number)
-        rows.append(words)
-    if not rows:
-        raise UserError(f"{path} has no scores")
-    return numbers, rows
 
 
 def _is_number(word: str) -> bool:

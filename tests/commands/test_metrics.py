@@ -62,6 +62,18 @@ def test_files_without_names_or_of_other_trials(files, tmp_path, capsys):
     assert "short: not the same trials" in capsys.readouterr().out
 
 
+def test_inverted_scores_are_told(files, tmp_path, capsys):
+    rows = [line.split() for line in (files / "good.txt").open()]
+    text = "".join(f"{x} {e} {t} {-float(s)}\n" for x, e, t, s in rows)
+    (tmp_path / "distances.txt").write_text(text)
+    argv = [str(tmp_path / "distances.txt"), "--bootstrap", "0"]
+    assert main(argv) == 0
+    (note,) = capsys.readouterr().out.splitlines()[2:]
+    assert note.startswith("distances: an EER above 50 %: larger scores must mean more")
+    assert main([*argv, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["notes"] == [note]
+
+
 def test_labels_from_a_list(tmp_path, capsys):
     (tmp_path / "s.txt").write_text("a b 0.75\na c -0.1\n")
     (tmp_path / "t.txt").write_text("1 a b\n0 a c\n")

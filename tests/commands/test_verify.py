@@ -13,7 +13,7 @@ from model_folders import write_model
 
 from sb_margins.cli import main as cli
 from sb_margins.commands.options import parse_yaml, read_yaml
-from sb_margins.commands.verify import VerifySettings, read_settings
+from sb_margins.commands.verify_settings import VerifySettings, read_settings
 from sb_margins.data import prepare
 from sb_margins.data.manifest import Manifest
 from sb_margins.data.trials import Trials, read_trials, write_trials
@@ -101,7 +101,9 @@ def test_everything_is_written_and_two_runs_are_identical(
     told = json.loads(first["metrics.json"])
     assert told["lists"]["O"]["list"] == "few.txt" and len(told["model hash"]) >= 16
     assert "min_dcf(p_target=0.1) interval" in told["lists"]["C"]
-    assert told["lists"]["O"]["calibration"] == "on E"
+    shared = "on E (which has 46 of its 46 utterances)"
+    assert told["lists"]["O"]["calibration"] == shared
+    assert f"O: calibrated {shared}, so Cllr is optimistic" in told["notes"]
     assert "torch" in told["versions"]
     # Again from nothing: the same bytes.
     argv[argv.index(str(tmp_path / "one"))] = str(tmp_path / "two")
@@ -190,7 +192,46 @@ def test_inverted_labels_and_a_list_calibrated_on_itself_are_noted(
     assert main([*stored, "--calibrate-on", "open"]) == 0
     out = capsys.readouterr().out
     assert "t: an EER above 50 %" in out and "open: an EER" not in out
-    assert "open: calibrated on itself" in out
+    assert "open: calibrated on open (itself), so Cllr is optimistic" in out
+    assert "t: calibrated on open (itself)" in out  # the same pairs
+
+
+def test_utt2spk_gives_the_speakers_of_the_intervals(tmp_path, capsys):
+    """10 speakers, of whom some have recordings that no target pair joins."""
+    names = [f"u{k}" for k in range(24)]
+    speakers = [k % 10 for k in range(24)]
+    matrix = np.random.default_rng(0).standard_normal((24, 4)).astype(np.float32)
+    Embeddings(names, matrix + np.eye(10, 4)[speakers] * 3).save(tmp_path / "e.npz")
+    pairs = [(k, k + 10) for k in range(10)] + [(k, k + 1) for k in range(23)]
+    rows = [f"{speakers[a] == speakers[b]:d} u{a} u{b}\n" for a, b in pairs]
+    (tmp_path / "t.txt").write_text("".join(rows))
+    tell = tmp_path / "utt2spk"
+    tell.write_text("".join(f"u{k} s{who}\n" for k, who in enumerate(speakers)))
+    out = str(tmp_path / "out")
+    argv = ["--bootstrap", "20", "--utt2spk", str(tell)]
+    verify = ["verify", "--embeddings", str(tmp_path / "e.npz"), "--output-folder", out]
+    verify += ["--trials", str(tmp_path / "t.txt")]
+    assert main([*verify, *argv]) == 0
+    assert "over 10 speakers" in capsys.readouterr().out
+    assert main(["metrics", str(tmp_path / "out" / "scores_t.txt"), *argv]) == 0
+    assert "over 10 speakers" in capsys.readouterr().out
+    assert main([*verify, "--bootstrap", "20"]) == 0
+    assert "over 14 speakers" in capsys.readouterr().out  # guessed: too many
+    tell.write_text("".join(tell.read_text().splitlines(keepends=True)[1:]))
+    assert main([*verify[:1], *verify[3:], "--model", "/nowhere", *argv]) == 2
+    assert main([*verify, *argv]) == 2
+    assert "no speaker is known for 1: u0" in capsys.readouterr().err
+
+
+def test_json_is_what_is_written(stored, tmp_path, capsys):
+    assert main([*stored, "--json", "--calibrate-on", "t"]) == 0
+    content = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    out = capsys.readouterr().out
+    assert json.loads(out) == content
+    assert content["notes"][-1] == (
+        "t: calibrated on t (itself), so Cllr is optimistic"
+    )
+    assert content["lists"]["t"]["eer"] <= 1 and "eer" not in content["lists"]["open"]
 
 
 def test_lists_that_cannot_serve(stored, tmp_path, capsys):
@@ -228,8 +269,8 @@ def test_missing_and_broken_audio(model, lists, tiny_corpus, tmp_path, capsys):
     assert (tmp_path / "out" / "missing.txt").read_text() == "spk0/session0/00000.wav\n"
     broken.write_bytes(b"RIFF nonsense")
     assert main([*argv, "--skip-bad"]) == 0
-    out = capsys.readouterr().out
-    assert "2 utterances cannot be used" in out
+    out, err = capsys.readouterr()
+    assert "2 utterances cannot be used" in err
     every = len(read_trials(lists / "all.txt"))
     assert f"E: 93 of {every} trials left out" in out  # 2 x 47, one pair shared
     told = json.loads((tmp_path / "out" / "metrics.json").read_text())
@@ -257,7 +298,8 @@ def test_lists_without_labels_are_scored_only(model, tiny_corpus, tmp_path):
     "argv, told",
     [
         ([], "no trials"),
-        (["--trials", "O=a"], "--model"),
+        (["--trials", "O=a"], "give a model"),
+        (["a", "b", "--trials", "O=a"], "one MODEL"),
         (["--trials", "O=a", "--model", "m"], "--data-folder"),
         (["--trials", "O=a", "O=b"], "'O' is given twice"),
         (["--trials", "O=a", "--embeddings", "e", "--norm", "ass"], "'as'"),
@@ -295,6 +337,32 @@ def test_the_shipped_yaml_has_every_key_and_no_default_of_its_own():
     values = read_yaml(shipped, VerifySettings)
     assert list(values) and set(values) == {f.name for f in fields(VerifySettings)}
     assert parse_yaml(VerifySettings, shipped, "verify") == VerifySettings()
+
+
+def test_a_model_is_the_first_word_and_a_yaml_may_be_another(tmp_path, capsys):
+    path = tmp_path / "v.yml"
+    path.write_text("trials: {O: a.txt}\ndata_folder: wav\nmodel: old\n")
+    for words in (["org/new", str(path)], [str(path), "org/new"]):
+        settings = read_settings([*words, "--precision", "fp16", "--trust"])
+        assert (settings.model, settings.data_folder) == ("org/new", "wav")
+        assert settings.precision == "fp16" and settings.trust
+    assert read_settings([str(path)]).model == "old"
+    settings = read_settings([str(path), "--model", "m", "--enrollment", "O=b"])
+    assert (settings.model, settings.enrolment) == ("m", {"O": "b"})
+    assert "--enrollment is called --enrolment now" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_is_near(precision, model, lists, tiny_corpus, tmp_path):
+    trials = ["--trials", f"O={lists / 'few.txt'}", "--bootstrap", "0"]
+    argv = [str(model), *trials, "--data-folder", str(tiny_corpus)]
+    scores = []
+    for more in ([], ["--precision", precision]):
+        out = tmp_path / str(len(scores))
+        assert main(["verify", *argv, *more, "--output-folder", str(out)]) == 0
+        scores.append(read_scores(out / "scores_O.txt")[1])
+    gap = np.abs(scores[0] - scores[1]).max()
+    assert 0 < gap < 0.05
 
 
 def test_wrong_inputs_end_with_2(model, lists, tiny_corpus, tmp_path, capsys):

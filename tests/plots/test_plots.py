@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from sb_margins.errors import UserError
-from sb_margins.plots import curves, det, histogram, maps, style
+from sb_margins.plots import curves, det, histogram, maps, scores, style
+from sb_margins.verification.metrics import threshold_at
 
 
 @pytest.fixture
@@ -96,6 +97,24 @@ def test_histogram_shows_thresholds_in_and_outside(tmp_path, drawn, scored):
     assert legend(figure)[:2] == ["target (400 trials)", "non-target (4,000 trials)"]
     assert legend(figure)[2:] == ["EER: 1", "far: 99 (outside)"]
     assert len(axes.lines) == 1, "only the threshold inside is drawn"
+
+
+def test_pictures_of_lists(tmp_path, drawn, scored):
+    scores.plot_scores({}, tmp_path, "m")
+    assert not any(tmp_path.iterdir())
+    lists = {"dev": scored, "test": scored}
+    scores.plot_scores(lists, tmp_path, "m", p_target=0.1, unit="cosine")
+    made = {path.name for path in tmp_path.iterdir()}
+    assert made == {"det.png", "histogram_dev.png", "histogram_test.png"}
+    titles = [axes.get_title() for _, (axes,) in drawn]
+    assert titles == ["dev: m", "test: m", "Detection error trade-off: m"]
+    assert drawn[0][1][0].get_xlabel() == "cosine"
+    texts = legend(drawn[0][0])[2:]
+    assert [text.partition(":")[0] for text in texts] == ["EER", "minDCF(0.1)"]
+    assert scores.marked_thresholds(*scored, 0.1) == {
+        "EER": threshold_at(*scored),
+        "minDCF(0.1)": threshold_at(*scored, prior=0.1),
+    }
 
 
 def test_densities_have_area_one(tmp_path, drawn, scored):

@@ -117,7 +117,7 @@ def test_crops_have_four_seconds_unless_told(tmp_path, make_voice):
 
 def test_bf16_is_close(corpus):
     plain = embed_files(Toy(), corpus, progress=False).matrix
-    half = embed_files(Toy(), corpus, bf16=True, progress=False).matrix
+    half = embed_files(Toy(), corpus, precision="bf16", progress=False).matrix
     assert half.dtype == np.float32
     assert 0 < np.abs(half - plain).max() < 0.02 * np.abs(plain).max()
 
@@ -170,7 +170,7 @@ def test_cache_is_keyed_by_model_audio_and_options(corpus, tmp_path, make_voice)
     assert fingerprint(other) != fingerprint(encoder)
     embed_files(other, corpus, cache=cache, progress=False)
     assert other.rows
-    embed_files(encoder, corpus, cache=cache, bf16=True, progress=False)
+    embed_files(encoder, corpus, cache=cache, precision="bf16", progress=False)
     assert len(encoder.rows) == 3
     encoder.rows.clear()
     before = audio_key(corpus["u0"])

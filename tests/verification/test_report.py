@@ -11,8 +11,7 @@ from sb_margins.verification.embeddings import Embeddings
 from sb_margins.verification.metrics import EER, OperatingPoints, standard_metrics
 from sb_margins.verification.report import (
     figures,
-    interval_notes,
-    marked_thresholds,
+    notes_on,
     print_table,
     report_audio,
 )
@@ -115,14 +114,6 @@ def test_rows_have_intervals_where_speakers_are_known(trials):
         assert not any("interval" in key for key in figures(scores, labels, **without))
 
 
-def test_thresholds_of_a_histogram(trials):
-    scores, labels, _ = trials
-    assert marked_thresholds(scores, labels, [0.1]) == {
-        "EER": metrics.threshold_at(scores, labels),
-        "minDCF(0.1)": metrics.threshold_at(scores, labels, prior=0.1),
-    }
-
-
 def test_the_table_shows_what_a_row_has(trials, capsys):
     scores, labels, sides = trials
     row = figures(scores, labels, speakers=sides, replicates=20)
@@ -141,8 +132,20 @@ def test_the_table_shows_what_a_row_has(trials, capsys):
 
 def test_notes_say_what_intervals_are():
     rows = {"a": {"interval": "y"}, "b": {}, "c": {"interval": "x"}}
-    assert interval_notes(rows) == ["[low, high]: x; y"]
-    assert interval_notes({"b": {}}) == []
+    assert notes_on(rows) == ["[low, high]: x; y"]
+    assert notes_on({"b": {}}) == []
+
+
+def test_notes_say_what_is_doubtful():
+    """Inverted scores, a map fitted on what it is judged on, lost trials."""
+    good = {"eer": 0.5, "calibration": "on d", "left out": 0, "trials": 4}
+    assert notes_on({"good": good}) == []
+    bad = {"eer": 0.6, "cllr": 2.0, "calibration": "on bad (itself)"}
+    bad |= {"left out": 1, "trials": 4}
+    inverted, calibrated, lost = notes_on({"bad": bad})
+    assert "larger scores must mean more alike" in inverted
+    assert calibrated.startswith("bad: calibrated on bad (itself)")
+    assert lost == "bad: 1 of 5 trials left out"
 
 
 def test_unusable_and_poor_audio_is_listed(tmp_path, capsys):
@@ -150,7 +153,7 @@ def test_unusable_and_poor_audio_is_listed(tmp_path, capsys):
     notes = {"b": ["is clipped"], "a": ["is quiet", "is short"]}
     embeddings = Embeddings(["a"], np.ones((1, 2), np.float32), skipped, notes=notes)
     report_audio(embeddings, tmp_path)
-    assert capsys.readouterr().out.splitlines() == [
+    assert capsys.readouterr().err.splitlines() == [
         f"2 utterances cannot be used; see {tmp_path / 'skipped.txt'}",
         f"2 recordings are poor; see {tmp_path / 'notes.txt'}",
     ]
@@ -161,4 +164,4 @@ def test_unusable_and_poor_audio_is_listed(tmp_path, capsys):
     # A later run without problems leaves no list of an older one.
     for _ in range(2):
         report_audio(Embeddings(["a"], np.ones((1, 2), np.float32)), tmp_path)
-        assert capsys.readouterr().out == "" and not list(tmp_path.iterdir())
+        assert capsys.readouterr().err == "" and not list(tmp_path.iterdir())
