@@ -13,12 +13,12 @@ import pytest
 import soundfile
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from sb_margins.audio import AudioInfo
 from sb_margins.data import prepare
 from sb_margins.encoder import SpeakerEncoder, fingerprint
 from sb_margins.errors import UserError
+from sb_margins.messages import progress_bar
 from sb_margins.similarity import PoincareSimilarity
 from sb_margins.verification import embed
 from sb_margins.verification.embed import EmbeddingCache, audio_key, embed_files
@@ -251,18 +251,17 @@ def test_lengths_that_headers_tell_wrongly(corpus, tmp_path, monkeypatch):
 def test_longest_first_and_a_bar_when_there_is_work(corpus, tmp_path, monkeypatch):
     shown = []
 
-    class Bar(tqdm):
-        def __init__(self, **settings):
-            shown.append((settings["total"], settings["disable"]))
-            super().__init__(**settings)
+    def bar(**settings):
+        shown.append((settings["total"], settings["shown"]))
+        return progress_bar(**settings)
 
-    monkeypatch.setattr(embed, "tqdm", Bar)
+    monkeypatch.setattr(embed, "progress_bar", bar)
     encoder = Toy()
     embed_files(encoder, corpus, cache=tmp_path / "cache")
     assert [samples for _, samples in encoder.rows] == [19200, 11200, 8000]
     embed_files(Toy(), corpus, cache=tmp_path / "cache")  # nothing to do
     embed_files(Toy(), corpus, progress=False)
-    assert shown == [(5, None), (0, True), (5, True)]
+    assert shown == [(5, True), (0, False), (5, False)]
 
 
 @pytest.mark.parametrize(
