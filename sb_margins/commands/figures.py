@@ -18,7 +18,8 @@ from sb_margins.verification.bootstrap import (
     REPLICATES,
     SEED,
     Sides,
-    speakers_of,
+    guessed_speakers_of,
+    known_speakers_of,
 )
 from sb_margins.verification.metrics import P_TARGETS, bayes_threshold
 from sb_margins.verification.report import figures
@@ -56,16 +57,23 @@ class FigureSettings:
         speakers = read_utt2spk(self.utt2spk)
         return {who: who for who in speakers.values()} | speakers
 
-    def sides(self, trials: Trials, known: Mapping[str, str] = {}) -> Sides | None:
-        """The speakers of both sides; None where there are to be no intervals.
+    def sides(
+        self, trials: Trials, known: Mapping[str, str] = {}
+    ) -> tuple[Sides | None, bool]:
+        """The speakers of both sides, and whether they are guessed.
 
-        ``known`` speakers of manifests count when they are those of all utterances.
+        None where there are to be no intervals. ``known`` speakers of manifests count
+        when they are those of all utterances.
         """
         if not self.bootstrap or trials.labels is None or not any(trials.test):
-            return None
+            return None, False
         complete = known and all(u in known for u in trials.utterances)
-        sides = speakers_of(trials, self.told or (known if complete else None))
-        return sides if max(side.max() for side in sides) > 0 else None
+        speakers = self.told or (known if complete else None)
+        sides: Sides | None = known_speakers_of(trials, speakers)
+        guessed = sides is None
+        if sides is None:
+            sides = guessed_speakers_of(trials)
+        return (sides, guessed) if max(s.max() for s in sides) > 0 else (None, False)
 
     @property
     def resampling(self) -> dict[str, Any]:
@@ -77,14 +85,21 @@ class FigureSettings:
         }
 
     def figures(
-        self, scores: np.ndarray, labels: Any, sides: Sides | None, calibrated: bool
+        self,
+        scores: np.ndarray,
+        trials: Trials,
+        calibrated: bool,
+        known: Mapping[str, str] = {},
     ) -> dict[str, Any]:
         """The figures of a list, see `sb_margins.verification.report.figures`."""
-        return figures(
+        assert trials.labels is not None
+        sides, guessed = self.sides(trials, known)
+        row = figures(
             scores,
-            labels,
+            trials.labels,
             speakers=sides,
             p_targets=self.p_target,
             calibrated=calibrated,
             **self.resampling,
         )
+        return row | ({"speakers": "guessed from target pairs"} if guessed else {})

@@ -13,7 +13,7 @@ from sb_margins.commands.figures import FigureSettings
 from sb_margins.commands.options import Files, parse
 from sb_margins.data.trials import Trials, read_trials
 from sb_margins.errors import UserError
-from sb_margins.verification.bootstrap import Sides, paired_bootstrap
+from sb_margins.verification.bootstrap import paired_bootstrap
 from sb_margins.verification.metrics import EER, standard_metrics
 from sb_margins.verification.report import notes_on, print_table
 from sb_margins.verification.score_file import read_scores
@@ -47,15 +47,14 @@ def main(argv: list[str]) -> int:
     systems = {name: read_scores(path, key) for name, path in settings.scores.items()}
     if not systems:
         raise UserError("no score files. Give one or several FILE or NAME=FILE")
-    sides = {name: settings.sides(trials) for name, (trials, _) in systems.items()}
     rows = {
-        name: settings.figures(scores, t.labels, sides[name], settings.calibrated)
-        for name, (t, scores) in systems.items()
+        name: settings.figures(scores, trials, settings.calibrated)
+        for name, (trials, scores) in systems.items()
     }
     notes = notes_on(rows)
-    if settings.bootstrap and not any(sides.values()):
+    if settings.bootstrap and not any("interval" in row for row in rows.values()):
         notes.insert(0, "no intervals: the file does not name its trials")
-    notes += _differences(systems, rows, sides, settings)
+    notes += _differences(systems, rows, settings)
     if settings.json:
         content = {"scores": rows, "notes": notes, "versions": versions()}
         print(json.dumps(content, indent=2))
@@ -74,14 +73,13 @@ def main(argv: list[str]) -> int:
 def _differences(
     systems: dict[str, tuple[Trials, np.ndarray]],
     rows: dict[str, dict[str, Any]],
-    sides: dict[str, Sides | None],
     settings: MetricsSettings,
 ) -> list[str]:
     """Whether the EERs of further files differ from the first's, on the same trials."""
     (first, (trials, base)), *others = systems.items()
-    speakers, lines = sides[first], []
-    if speakers is None:
+    if not others or (speakers := settings.sides(trials)[0]) is None:
         return []
+    lines = []
     for name, (its_trials, scores) in others:
         if (its_trials.enrol, its_trials.test) != (trials.enrol, trials.test):
             lines.append(f"{name}: not the same trials in the same order as {first}")

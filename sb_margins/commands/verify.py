@@ -91,8 +91,8 @@ def main(argv: list[str]) -> int:
             rows[name]["calibration"] = f"on {dev}{shared(trials, lists[dev])}"
         if trials.labels is not None:
             curves[name] = final[name], trials.labels
-            sides = settings.sides(trials, speakers)
-            rows[name] |= settings.figures(*curves[name], sides, bool(dev))
+            row = settings.figures(final[name], trials, bool(dev), speakers)
+            rows[name] |= row
         write_scores(folder / f"scores_{name}.txt", trials, scores[name])
         if calibration:
             write_scores(folder / f"llr_{name}.txt", trials, final[name])

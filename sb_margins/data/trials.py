@@ -162,7 +162,15 @@ def read_trials(
     if not path.is_file():
         raise UserError(f"no trial list {path}")
     is_csv = path.suffix.lower() == ".csv"
-    numbers, columns = _csv_columns(path) if is_csv else _text_columns(path)
+    if is_csv:
+        numbers, columns = _csv_columns(path)
+    else:
+        numbers, columns = read_columns(
+            path,
+            (2, 3),
+            "'label enrol test', 'enrol test label' or 'enrol test'. Names with spaces "
+            "need a .csv with the columns label,enrol,test",
+        )
     if not columns:
         raise UserError(f"{path} has no trials")
     label_at = None
@@ -181,16 +189,6 @@ def read_trials(
         trials.labels = labels_of(path, columns[label_at], numbers)
         refuse_contradictions(path, trials, numbers)
     return trials
-
-
-def _text_columns(path: Path) -> tuple[list[int], list[tuple[str, ...]]]:
-    """Line numbers and columns of a list with white space between them."""
-    return read_columns(
-        path,
-        (2, 3),
-        "'label enrol test', 'enrol test label' or 'enrol test'. Names with spaces "
-        "need a .csv with the columns label,enrol,test",
-    )
 
 
 def _csv_columns(path: Path) -> tuple[list[int], list[tuple[str, ...]]]:

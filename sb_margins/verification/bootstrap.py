@@ -45,9 +45,27 @@ def speakers_of(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The speakers of both sides of each trial, numbered: [N] int64 each.
 
+    The ``known_speakers_of``, else names joined by target trials are of one speaker.
+    """
+    known = known_speakers_of(trials, speakers)
+    return guessed_speakers_of(trials) if known is None else known
+
+
+def guessed_speakers_of(trials: Trials) -> tuple[np.ndarray, np.ndarray]:
+    """Names joined by target trials are of one speaker: often too many speakers."""
+    _, enrol, test = trials.numbered
+    group = trials.groups()[1]
+    return group[enrol], group[test]
+
+
+def known_speakers_of(
+    trials: Trials, speakers: Mapping[str, str] | None = None
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """The speakers of both sides of each trial, numbered: [N] int64 each, or None.
+
     ``speakers`` maps each utterance to its speaker (that of a model is the one of its
     first utterance). Without it, the first parts of names are the speakers, if the
-    labels agree; of other names, those joined by target trials are one speaker.
+    labels agree.
     """
     names, enrol, test = trials.numbered
     utterances = [trials.models.get(name, (name,))[0] for name in names]
@@ -60,8 +78,7 @@ def speakers_of(
         believed = speakers is not None or trials.labels is None
         if believed or ((sides[0] == sides[1]) == trials.labels).all():
             return sides
-    group = trials.groups()[1]
-    return group[enrol], group[test]
+    return None
 
 
 @dataclass(frozen=True)
@@ -172,19 +189,14 @@ def bootstrap(
     sides: Sides,
     metrics: Sequence[Metric],
     *,
-    replicates: int = REPLICATES,
     confidence: float = CONFIDENCE,
-    seed: int = SEED,
+    **drawing: int,
 ) -> dict[str, Interval]:
-    """Intervals of metrics, by name; ``sides`` from ``speakers_of``."""
-    full, drawn = resample(
-        [scores], labels, sides, metrics, replicates=replicates, seed=seed
-    )
+    """Intervals of metrics, by name; ``replicates`` and ``seed`` as in ``resample``."""
+    (full,), drawn = resample([scores], labels, sides, metrics, **drawing)
     return {
-        metric.name: Interval(
-            float(full[0, m]), *percentiles(drawn[:, 0, m], confidence)
-        )
-        for m, metric in enumerate(metrics)
+        metric.name: Interval(float(value), *percentiles(values, confidence))
+        for metric, value, values in zip(metrics, full, drawn[:, 0].T, strict=True)
     }
 
 
@@ -195,14 +207,11 @@ def paired_bootstrap(
     sides: Sides,
     metric: Metric = EER,
     *,
-    replicates: int = REPLICATES,
     confidence: float = CONFIDENCE,
-    seed: int = SEED,
+    **drawing: int,
 ) -> Difference:
     """A minus B on the same trials in the same order, under the same draws."""
-    full, drawn = resample(
-        [scores_a, scores_b], labels, sides, [metric], replicates=replicates, seed=seed
-    )
+    full, drawn = resample([scores_a, scores_b], labels, sides, [metric], **drawing)
     differences = drawn[:, 0, 0] - drawn[:, 1, 0]
     return Difference(
         float(full[0, 0] - full[1, 0]),

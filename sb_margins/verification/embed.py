@@ -263,14 +263,13 @@ def audio_key(path: str | Path) -> str:
     return hashlib.blake2b(os.fsencode(text), digest_size=16).hexdigest()
 
 
-class EmbeddingCache:
+class EmbeddingCache(dict[str, _Row]):
     """Embeddings of one model, made in one way, by `audio_key`.
 
     Kept in memory, and below ``folder`` unless that is None.
     """
 
     def __init__(self, folder: str | Path | None, model: str | None, way: str) -> None:
-        self._rows: dict[str, _Row] = {}
         self._new: dict[str, _Row] = {}
         self._saved = time.monotonic()
         self.folder = None
@@ -287,22 +286,16 @@ class EmbeddingCache:
                 part = read_arrays(path)
                 columns = [part[n] for n in ("keys", "embeddings", "notes", "seconds")]
                 for key, vector, notes, seconds in zip(*columns, strict=True):
-                    row = _Row(vector, json.loads(str(notes)), float(seconds))
-                    self._rows[str(key)] = row
+                    told = json.loads(str(notes))
+                    self[str(key)] = _Row(vector, told, float(seconds))
             except (UserError, KeyError, ValueError):
                 continue  # cut short by a full disk: its files are embedded again
 
-    def __contains__(self, key: object) -> bool:
-        return key in self._rows
-
-    def __getitem__(self, key: str) -> _Row:
-        return self._rows[key]
-
     def add(self, key: str, row: _Row) -> None:
         """Keep one embedding; on disk within `FLUSH_SECONDS`."""
-        if key in self._rows:
+        if key in self:
             return
-        self._rows[key] = row
+        self[key] = row
         if self.folder is not None:
             self._new[key] = row
             if time.monotonic() - self._saved > FLUSH_SECONDS:

@@ -69,8 +69,9 @@ def figures(
 def notes_on(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Lines to read with rows of ``figures``: what intervals are, what is doubtful.
 
-    Besides figures a row may say how many trials are ``left out``, and that the list
-    shares trials with the one of its ``calibration``, in parentheses.
+    Besides figures a row may say how many trials are ``left out``, where ``speakers``
+    come from, and (in parentheses) what the list shares with the one of its
+    ``calibration``.
     """
     kinds = sorted({row["interval"] for row in rows.values() if "interval" in row})
     notes = [f"[low, high]: {'; '.join(kinds)}"] if kinds else []
@@ -79,6 +80,10 @@ def notes_on(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
             notes.append(
                 f"{name}: an EER above 50 %: larger scores must mean more alike. Are "
                 "scores (distances?) or labels inverted?"
+            )
+        if "speakers" in row:
+            notes.append(
+                f"{name}: speakers are {row['speakers']}; --utt2spk tells them"
             )
         how = row.get("calibration", "")
         if "cllr" in row and "(" in how:

@@ -216,7 +216,9 @@ def test_utt2spk_gives_the_speakers_of_the_intervals(tmp_path, capsys):
     assert main(["metrics", str(tmp_path / "out" / "scores_t.txt"), *argv]) == 0
     assert "over 10 speakers" in capsys.readouterr().out
     assert main([*verify, "--bootstrap", "20"]) == 0
-    assert "over 14 speakers" in capsys.readouterr().out  # guessed: too many
+    out = capsys.readouterr().out
+    assert "over 14 speakers" in out  # too many
+    assert "t: speakers are guessed from target pairs; --utt2spk tells them" in out
     tell.write_text("".join(tell.read_text().splitlines(keepends=True)[1:]))
     assert main([*verify[:1], *verify[3:], "--model", "/nowhere", *argv]) == 2
     assert main([*verify, *argv]) == 2
