@@ -49,10 +49,8 @@ class EnrolledSet:
         self.model = model
         self.path = None if path is None else Path(path)
         self.similarity = similarity_from(similarity)
-        self.names: list[str] = []
-        self._rows: dict[str, int] = {}
-        self._sums = np.zeros((0, 0))  # [speakers, D] of prepared embeddings
-        self._counts = np.zeros(0, np.int64)
+        self._sums: dict[str, np.ndarray] = {}  # [D] float64, of prepared embeddings
+        self._counts: dict[str, int] = {}
         self._centres: Tensor | None = None
 
     @classmethod
@@ -67,10 +65,6 @@ class EnrolledSet:
             The fingerprint of the model in use.
         similarity : optional
             The model's; default: cosine.
-
-        Returns
-        -------
-        EnrolledSet
 
         Raises
         ------
@@ -97,36 +91,26 @@ class EnrolledSet:
             str(path),
             "Enroll the recordings again, in another file.",
         )
-        damaged = UserError(f"{path} is damaged; restore it or enroll again")
-        if str(arrays["format"]) != str(FORMAT) or set(arrays) != set(_ARRAYS):
-            raise damaged
-        names, sums, counts = (arrays[name] for name in ("names", "sums", "counts"))
-        speakers = (len(names),) if names.ndim == 1 and names.dtype.kind == "U" else ()
-        sound = (
-            sums.ndim == 2
-            and sums.dtype.kind == "f"
-            and counts.dtype.kind == "i"
-            and sums.shape[:1] == counts.shape == speakers
-            and len(set(names.tolist())) == len(names)
-            and all(map(_is_name, names.tolist()))
-            and bool(np.isfinite(sums).all())
-            and bool((counts > 0).all())
-        )
-        if not sound:
-            raise damaged
-        self.names = names.tolist()
-        self._rows = {name: i for i, name in enumerate(self.names)}
-        self._sums = sums.astype(np.float64)
-        self._counts = counts.astype(np.int64)
+        current = str(arrays["format"]) == str(FORMAT) and set(arrays) == set(_ARRAYS)
+        if not current or not _sound(arrays["names"], arrays["sums"], arrays["counts"]):
+            raise UserError(f"{path} is damaged; restore it or enroll again")
+        names = arrays["names"].tolist()
+        self._sums = dict(zip(names, arrays["sums"].astype(np.float64), strict=True))
+        self._counts = dict(zip(names, arrays["counts"].tolist(), strict=True))
+
+    @property
+    def names(self) -> list[str]:
+        """The speakers, in the order of `centres`."""
+        return list(self._sums)
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self._sums)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._rows
+        return name in self._sums
 
     def add(self, name: str, embeddings: Tensor, replace: bool = False) -> int:
-        """Add utterances of a speaker, new or known.
+        """Add utterances of a speaker, new or known; how many there are now.
 
         Arguments
         ---------
@@ -137,11 +121,6 @@ class EnrolledSet:
         replace : bool
             Forget earlier utterances of this speaker. Default False.
 
-        Returns
-        -------
-        int
-            How many utterances the speaker now has.
-
         Raises
         ------
         UserError
@@ -149,17 +128,12 @@ class EnrolledSet:
         """
         if not _is_name(name):
             raise UserError(f"{name!r} is not a name for a speaker")
-        prepared = self._prepared(embeddings, f"'{name}'").sum(axis=0, keepdims=True)
-        if name not in self._rows:
-            self._append([name], prepared, len(embeddings))
-            return len(embeddings)
-        row = self._rows[name]
-        if replace:
-            self._sums[row] = self._counts[row] = 0
-        self._sums[row] += prepared[0]
-        self._counts[row] += len(embeddings)
+        total, count = self._prepared(embeddings, f"'{name}'").sum(0), len(embeddings)
+        if name in self and not replace:
+            total, count = total + self._sums[name], count + self._counts[name]
+        self._sums[name], self._counts[name] = total, count
         self._centres = None
-        return int(self._counts[row])
+        return count
 
     def add_many(self, names: list[str], embeddings: Tensor) -> None:
         """Add one utterance each of many new speakers, at once.
@@ -176,88 +150,78 @@ class EnrolledSet:
         UserError
             For names that are there already or twice, or bad embeddings.
         """
-        known = any(name in self._rows or not _is_name(name) for name in names)
+        known = any(name in self or not _is_name(name) for name in names)
         if known or len(set(names)) != len(names) or len(names) != len(embeddings):
             raise UserError("add_many takes new names, each once, one embedding each")
-        self._append(names, self._prepared(embeddings, "add_many"), 1)
+        rows = self._prepared(embeddings, "add_many")
+        self._sums.update(zip(names, rows, strict=True))
+        self._counts.update(dict.fromkeys(names, 1))
+        self._centres = None
 
     def _prepared(self, embeddings: Tensor, who: str) -> np.ndarray:
         """[N, D] float64 rows as the similarity prepares them, checked."""
         rows = embeddings.detach().cpu().double()
         if rows.dim() != 2 or not len(rows) or not rows.isfinite().all():
             raise UserError(f"{who}: embeddings must be [N, D] finite numbers, N > 0")
-        if len(self) and rows.shape[1] != self._sums.shape[1]:
+        size = len(next(iter(self._sums.values()), rows[0]))
+        if rows.shape[1] != size:
             raise UserError(
-                f"{who}: embeddings of {rows.shape[1]} numbers, but the set has "
-                f"{self._sums.shape[1]}"
+                f"{who}: embeddings of {rows.shape[1]} numbers, but the set has {size}"
             )
         if not rows.any(dim=1).all():
             raise UserError(f"{who}: an embedding is zero; it has no direction")
         return self.similarity.prepare(rows).numpy()
 
-    def _append(self, names: list[str], sums: np.ndarray, count: int) -> None:
-        before = self._sums if len(self) else sums[:0]
-        self._rows.update({name: len(self) + i for i, name in enumerate(names)})
-        self.names.extend(names)
-        self._sums = np.vstack([before, sums])
-        self._counts = np.append(self._counts, np.full(len(names), count))
-        self._centres = None
-
     def remove(self, name: str) -> None:
-        """Forget a speaker.
-
-        Arguments
-        ---------
-        name : str
-            The speaker.
-
-        Raises
-        ------
-        UserError
-            When there is none of that name.
-        """
-        if name not in self._rows:
+        """Forget a speaker; a UserError when there is none of that name."""
+        if name not in self:
             raise UserError(
                 f"no speaker '{name}' is enrolled.{nearest(name, self.names)}"
             )
-        row = self._rows[name]
-        del self.names[row]
-        self._rows = {known: i for i, known in enumerate(self.names)}
-        self._sums = np.delete(self._sums, row, axis=0)
-        self._counts = np.delete(self._counts, row)
+        del self._sums[name], self._counts[name]
         self._centres = None
 
     def count(self, name: str) -> int:
         """How many utterances a speaker was enrolled with."""
-        return int(self._counts[self._rows[name]])
+        return self._counts[name]
 
     def centres(self) -> Tensor:
         """[N, D] float32 centres, in the order of ``names``; kept until a change."""
         if self._centres is None:
-            means = self._sums / self._counts[:, None]
-            self._centres = torch.from_numpy(means.astype(np.float32))
+            means = [self._sums[name] / self._counts[name] for name in self._sums]
+            self._centres = torch.from_numpy(np.array(means, np.float32))
         return self._centres
 
     def save(self) -> None:
-        """Write the file, whole or not at all.
-
-        Raises
-        ------
-        UserError
-            When the set has no file, or it cannot be written.
-        """
+        """Write the file, whole or not at all; a UserError when that fails."""
         if self.path is None:
             raise UserError("this set has no file; open it with EnrolledSet.open(path)")
+        sums = np.array([*self._sums.values()], np.float32)
         with write_whole(self.path) as temporary, temporary.open("wb") as file:
             np.savez(
                 file,
                 format=np.array(FORMAT),
                 model=np.array(self.model),
                 names=np.array(self.names, dtype=np.str_),
-                sums=self._sums.astype(np.float32),
-                counts=self._counts,
+                sums=sums.reshape(len(self), -1 if len(self) else 0),
+                counts=np.array([*self._counts.values()], np.int64),
             )
 
 
 def _is_name(name: str) -> bool:
     return bool(name) and name == name.strip() and name.isprintable()
+
+
+def _sound(names: np.ndarray, sums: np.ndarray, counts: np.ndarray) -> bool:
+    """Whether arrays of a file are what `EnrolledSet.save` writes."""
+    if (names.ndim, sums.ndim, counts.ndim) != (1, 2, 1):
+        return False
+    if names.dtype.kind + sums.dtype.kind + counts.dtype.kind != "Ufi":
+        return False
+    listed = names.tolist()
+    return (
+        len(names) == len(sums) == len(counts) == len(set(listed))
+        and all(map(_is_name, listed))
+        and bool(np.isfinite(sums).all())
+        and bool((counts > 0).all())
+    )

@@ -19,6 +19,7 @@ from sb_margins.errors import UserError
 from sb_margins.files import write_folder
 from sb_margins.inference.safe_yaml import Call, Refused, read_hparams, to_yaml
 from sb_margins.inference.thresholds import MEANING, Threshold
+from sb_margins.similarity import similarity_from
 
 HEADER = """\
 # A speaker-verification model, exported by sb_margins {version}.
@@ -79,18 +80,14 @@ def plain_weights(module: nn.Module, name: str) -> dict[str, Tensor]:
 
 def _similarity(similarity: nn.Module | None) -> tuple[Call, str, bool]:
     """The block, words, and whether plain SpeechBrain scores the same way."""
-    curvature = getattr(similarity, "curvature", None)
-    if curvature is None:
+    settings = similarity_from(similarity).settings()
+    if settings.pop("name") != "poincare":
         call = Call("new", "torch.nn.CosineSimilarity", [], {"dim": -1, "eps": 1e-6})
         return call, "cosine similarity of the embeddings", True
-    metric = getattr(similarity, "metric", "unit")
-    kwargs = {"curvature": float(curvature), "metric": metric}
-    clip_norm = getattr(similarity, "clip_norm", None)
-    if clip_norm is not None:
-        kwargs["clip_norm"] = float(clip_norm)
-    words = f"negative Poincaré distance (curvature {curvature:g}, metric {metric})"
+    kwargs = {key: value for key, value in settings.items() if value is not None}
+    words = "curvature {curvature:g}, metric {metric}".format_map(kwargs)
     name = "sb_margins.similarity.PoincareSimilarity"
-    return Call("new", name, [], kwargs), words, False
+    return Call("new", name, [], kwargs), f"negative Poincaré distance ({words})", False
 
 
 def _classifier(
@@ -103,20 +100,18 @@ def _classifier(
     weight = weights.get("weight")
     if list(weights) != ["weight"] or weight is None or len(weight) != len(labels):
         return None  # sub-centres, biases, speed-changed extra classes
-    kwargs: dict[str, Any] = {
-        "input_size": weight.shape[1],
-        "out_neurons": weight.shape[0],
-    }
+    classes, size = weight.shape
+    kwargs: dict[str, Any] = {"input_size": size, "out_neurons": classes}
     geometry = getattr(classifier, "geometry", "")
     if geometry == "cosine":
         name = "speechbrain.lobes.models.ECAPA_TDNN.Classifier"
-        return Call("new", name, [], kwargs), weights
-    if geometry == "poincare" and classifier.clip_norm is None:
+    elif geometry == "poincare" and classifier.clip_norm is None:
+        name = "sb_margins.classifiers.PoincareClassifier"
         kwargs["curvature"] = float(classifier.curvature)
         kwargs["metric"] = classifier.metric
-        name = "sb_margins.classifiers.PoincareClassifier"
-        return Call("new", name, [], kwargs), weights
-    return None
+    else:
+        return None
+    return Call("new", name, [], kwargs), weights
 
 
 def _references(key: str, names: Iterable[str], indent: str = "") -> str:
@@ -135,20 +130,11 @@ def _flat(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return row
 
 
-def model_card(
-    title: str,
-    *,
-    about: Mapping[str, Any],
-    warnings: Sequence[str] = (),
-    metrics: Mapping[str, Any],
-    thresholds: Mapping[str, Threshold],
-    similarity: str,
-    stock: bool,
-) -> str:
+def model_card(metrics: Mapping[str, Any], **facts: Any) -> str:
     """The text of a model folder's README.md.
 
     ``metrics`` maps trial lists to (nested) figures, or is those of a single list;
-    ``stock`` says whether plain SpeechBrain scores this model rightly.
+    ``facts`` are the template's other names.
     """
     nested = all(isinstance(value, Mapping) for value in metrics.values())
     rows = {k: _flat(v) for k, v in metrics.items()} if nested else {"": _flat(metrics)}
@@ -158,16 +144,9 @@ def model_card(
         undefined=jinja2.StrictUndefined,
     )
     templates.filters["number"] = lambda v: f"{v:.4g}" if isinstance(v, float) else v
+    columns = list(dict.fromkeys(name for row in rows.values() for name in row))
     return templates.get_template("model_card.md.j2").render(
-        title=title,
-        about=about,
-        warnings=warnings,
-        rows=rows,
-        columns=list(dict.fromkeys(name for row in rows.values() for name in row)),
-        thresholds=thresholds,
-        meaning=MEANING,
-        similarity=similarity,
-        stock=stock,
+        rows=rows, columns=columns, meaning=MEANING, **facts
     )
 
 
@@ -177,9 +156,7 @@ def _check_target(target: Path) -> None:
     if not target.is_dir():
         raise UserError(f"{target} is a file; give the name of a folder to write")
     marker = target / "hyperparams.yaml"
-    exported = marker.is_file() and "exported by sb_margins" in marker.read_text(
-        encoding="utf-8", errors="replace"
-    )
+    exported = marker.is_file() and b"exported by sb_margins" in marker.read_bytes()
     if any(target.iterdir()) and not exported:
         raise UserError(
             f"{target} holds other files; give a new folder for the exported model"
@@ -202,7 +179,7 @@ def export_model(
     warnings: Sequence[str] = (),
     title: str = "Speaker verification model",
 ) -> Path:
-    """Write a trained encoder as a model folder.
+    """Write a trained encoder as a model folder; where it is.
 
     The folder holds ``hyperparams.yaml`` (stock classes only for a cosine-scored
     model), weights as state dicts that load with ``weights_only=True``, the label
@@ -212,8 +189,7 @@ def export_model(
     Arguments
     ---------
     modules : mapping of str to torch.nn.Module
-        ``embedding_model``, and ``mean_var_norm`` when it has statistics; others
-        are ignored.
+        ``embedding_model``, and ``mean_var_norm`` when it has statistics.
     out_dir : str or Path
         The folder to write.
     settings : str
@@ -222,8 +198,7 @@ def export_model(
     sample_rate : int
         Of the audio that the model wants, in Hz.
     similarity : torch.nn.Module, optional
-        `sb_margins.similarity.PoincareSimilarity` or a cosine similarity; default:
-        cosine.
+        `sb_margins.similarity.PoincareSimilarity` or a cosine one (default).
     classifier : torch.nn.Module, optional
         The training head's classifier; kept when the folder can describe it.
     labels : iterable of str
@@ -233,19 +208,13 @@ def export_model(
     thresholds : mapping of str to Threshold, optional
         From `sb_margins.inference.calibrate_thresholds`.
     calibration : mapping, optional
-        ``scale``, ``offset`` (log-likelihood ratio = scale * score + offset) and
-        ``data``.
+        From `sb_margins.inference.calibrate_llr`.
     about : mapping, optional
         Facts for the model card.
     warnings : sequence of str, optional
         What every verdict of the model says first, e.g. that its voices are synthetic.
     title : str
         Heading of the model card.
-
-    Returns
-    -------
-    Path
-        The folder.
 
     Raises
     ------
@@ -265,7 +234,6 @@ def export_model(
     if "embedding_model" not in modules:
         raise UserError("modules must hold 'embedding_model'")
     names = list(labels)
-    thresholds = dict(thresholds or {})
     blocks = encoder_blocks(settings)
     similarity_block, words, stock = _similarity(similarity)
     weights: dict[str, Mapping[str, Any]] = {
@@ -288,23 +256,25 @@ def export_model(
     text += "\n" + _references("modules", parts)
     text += "\npretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer\n"
     text += _references("loadables", loadables, "  ")
-    text += f"\n# How two embeddings are compared: {words}.\n"
-    text += to_yaml({"similarity": similarity_block})
-    if thresholds:
-        values = {name: asdict(point) for name, point in thresholds.items()}
-        text += "\n# Scores above a threshold are taken for the same speaker.\n"
-        text += to_yaml({"thresholds": values})
-    if calibration:
-        text += "\n# log-likelihood ratio = scale * score + offset\n"
-        text += to_yaml({"calibration": dict(calibration)})
-    if warnings:
-        text += "\n# Said with every verdict.\n" + to_yaml({"warnings": list(warnings)})
+    points = {name: asdict(point) for name, point in (thresholds or {}).items()}
+    for name, value, comment in (
+        ("similarity", similarity_block, f"How two embeddings are compared: {words}."),
+        ("thresholds", points, "Scores above one are taken for the same speaker."),
+        (
+            "calibration",
+            dict(calibration or {}),
+            "log-likelihood ratio = scale * score + offset",
+        ),
+        ("warnings", list(warnings), "Said with every verdict."),
+    ):
+        if value:
+            text += f"\n# {comment}\n" + to_yaml({name: value})
     card = model_card(
-        title,
-        about=dict(about or {}),
+        metrics or {},
+        title=title,
+        about=about or {},
         warnings=warnings,
-        metrics=dict(metrics or {}),
-        thresholds=thresholds,
+        thresholds=points,
         similarity=words,
         stock=stock,
     )

@@ -13,9 +13,9 @@ from torch import nn
 
 from sb_margins.encoder import ENCODER_MODULES, SpeakerEncoder
 from sb_margins.errors import UserError
-from sb_margins.inference.safe_build import LoadPlan, read_modules
+from sb_margins.inference.safe_build import LoadPlan, build
 from sb_margins.inference.safe_weights import load_into
-from sb_margins.inference.safe_yaml import Refused
+from sb_margins.inference.safe_yaml import Refused, read_hparams, read_text
 
 #: Top-level keys of a model's YAML that mean something here.
 NAMES = (
@@ -172,7 +172,8 @@ def load_folder(
     from speechbrain.utils.run_opts import RunOptions
 
     folder = check_kind(find_folder(source), hparams_file)
-    hparams = read_modules(folder_file(folder, hparams_file), NAMES, overrides)
+    text = read_text(folder_file(folder, hparams_file))
+    hparams = build(read_hparams(text, NAMES, overrides))
     plan = hparams.get("pretrainer")
     if not isinstance(plan, LoadPlan):
         raise UserError("the YAML has no 'pretrainer: !new:...Pretrainer'")

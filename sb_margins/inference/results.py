@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import yaml
 from torch import nn
 
+from sb_margins import files
 from sb_margins.encoder import ENCODER_MODULES, SpeakerEncoder
 from sb_margins.errors import UserError
 from sb_margins.inference.export import export_model
@@ -22,7 +24,6 @@ from sb_margins.inference.safe_build import build
 from sb_margins.inference.safe_weights import load_into
 from sb_margins.inference.safe_yaml import HEAD, Call, Refused, read_hparams, read_text
 from sb_margins.inference.thresholds import (
-    Threshold,
     calibrate_llr,
     calibrate_thresholds,
     reservations,
@@ -57,13 +58,13 @@ def best_checkpoint(save_folder: str | Path) -> Path:
         meta = _meta(path)
         if not meta or not (path / "embedding_model.ckpt").is_file():
             continue
-        incomplete = not (path / "COMPLETE").is_file()
         error, age = (
             float(value) if isinstance(value, (int, float)) else math.nan
             for value in (meta.get("EER"), meta.get("unixtime", 0))
         )
         rank = error if math.isfinite(error) else math.inf
-        ranked.append((incomplete, rank, -age if math.isfinite(age) else 0.0, path))
+        newest = -age if math.isfinite(age) else 0.0
+        ranked.append((not (path / "COMPLETE").is_file(), rank, newest, path))
     if not ranked:
         raise UserError(
             f"no finished checkpoint in {save_folder}; let the run finish an epoch"
@@ -113,22 +114,18 @@ def read_results(results_dir: str | Path) -> TrainedParts:
         )
     text = read_text(described)
     built = build(read_hparams(text, (*ENCODER_MODULES, "sample_rate")))
-    absent = [
-        name for name in ENCODER_MODULES if not isinstance(built.get(name), nn.Module)
-    ]
+    modules: dict[str, Any] = {name: built.get(name) for name in ENCODER_MODULES}
+    absent = [name for name in modules if not isinstance(modules[name], nn.Module)]
     if absent:
         raise UserError(f"{described} does not describe {', '.join(absent)}")
-    modules = {name: built[name] for name in ENCODER_MODULES}
     checkpoint = best_checkpoint(folder / "save")
     load_encoder_weights(checkpoint, modules)
     values = {"sample_rate": built.get("sample_rate", 16000)}
     for name in ABOUT:
-        try:
+        with suppress(UserError):
             value = read_hparams(text, [name]).get(name)
-        except UserError:
-            continue
-        if isinstance(value, (str, int, float)):
-            values[name] = value
+            if isinstance(value, (str, int, float)):
+                values[name] = value
     head = _head(text, checkpoint / "head.ckpt")
     return TrainedParts(text, values, modules, head, checkpoint)
 
@@ -136,11 +133,11 @@ def read_results(results_dir: str | Path) -> TrainedParts:
 def load_encoder_weights(
     source: str | Path, modules: Mapping[str, nn.Module]
 ) -> dict[str, str]:
-    """Fill a training's encoder with the weights of a pretrained one.
+    """Fill a training's encoder with the weights of a pretrained one; what was loaded,
+    and from which files.
 
     Only weights are read: the source's YAML is not, so nothing of it can run. The
-    encoder must have been described alike in the training's YAML (same class, same
-    sizes, same features); sizes that differ are told.
+    training's YAML must describe the same encoder: class, sizes, features.
 
     Arguments
     ---------
@@ -151,11 +148,6 @@ def load_encoder_weights(
     modules : mapping of str to torch.nn.Module
         The training's ``embedding_model``, and ``mean_var_norm`` when it should get
         the source's statistics (only a ``global`` one has any).
-
-    Returns
-    -------
-    dict of str to str
-        What was loaded, and the file it came from.
 
     Raises
     ------
@@ -181,29 +173,25 @@ def load_encoder_weights(
     if "embedding_model" not in modules:
         raise UserError("the training has no 'embedding_model' to start from another's")
     loaded: dict[str, str] = {}
-    for name, files in FILES.items():
+    for name, choices in FILES.items():
         target: Any = modules.get(name)
         if target is None or (
             name == "mean_var_norm" and getattr(target, "norm_type", "") != "global"
         ):
             continue
-        there = [file for file in files if os.path.lexists(folder / file)]
+        there = [file for file in choices if os.path.lexists(folder / file)]
         if there:
             path = folder_file(folder, there[0])
             load_into(target, path, name)
             loaded[name] = str(path)
         elif name == "embedding_model":
-            raise UserError(f"{source} has no {files[0]} to start from")
+            raise UserError(f"{source} has no {choices[0]} to start from")
     return loaded
 
 
 def dev_scores(
-    modules: Mapping[str, nn.Module],
-    results_dir: Path,
-    similarity: nn.Module,
-    device: str = "cpu",
-    rate: int = 16000,
-) -> tuple[np.ndarray, np.ndarray, str] | None:
+    parts: TrainedParts, results_dir: Path, similarity: nn.Module, device: str
+) -> tuple[np.ndarray, Any, str] | None:
     """Scores [N] and labels [N] of the development trials, and words for the data; None
     without dev trials or when the audio is not where it was."""
     from sb_margins.data import Prepared
@@ -211,19 +199,16 @@ def dev_scores(
     from sb_margins.verification.embed import embed_files
     from sb_margins.verification.scoring import score_trials
 
-    folder = results_dir / "data"
-    if not (folder / "prepare.json").is_file():
+    if not (results_dir / "data" / "prepare.json").is_file():
         return None
-    prepared = Prepared.load(folder)
-    if "dev" not in prepared.splits or not prepared.has_trials("dev"):
-        return None
-    if not prepared.data_root.is_dir():
+    prepared = Prepared.load(results_dir / "data")
+    there = "dev" in prepared.splits and prepared.has_trials("dev")
+    if not there or not prepared.data_root.is_dir():
         return None
     trials = read_trials(prepared.trials("dev"))
-    if trials.labels is None:
-        return None
-    encoder = SpeakerEncoder.from_modules(modules, rate).eval().to(device)
-    embeddings = embed_files(encoder, prepared.manifest("dev"), device=device)
+    encoder = SpeakerEncoder.from_modules(parts.modules, parts.values["sample_rate"])
+    manifest = prepared.manifest("dev")
+    embeddings = embed_files(encoder.eval().to(device), manifest, device=device)
     scores = score_trials(embeddings, trials, similarity)
     demo = prepared.info.get("corpus") == "demo"
     data = "synthetic demo voices" if demo else prepared.data_root.name
@@ -251,7 +236,7 @@ def export_results(
     metrics: Mapping[str, Any] | None = None,
     device: str = "cpu",
 ) -> Path:
-    """Make a model folder of a finished training.
+    """Make a model folder of a finished training; where it is.
 
     Arguments
     ---------
@@ -268,11 +253,6 @@ def export_results(
     device : str
         Where dev scores are computed. Default ``cpu``.
 
-    Returns
-    -------
-    Path
-        The model folder.
-
     Raises
     ------
     UserError
@@ -287,13 +267,11 @@ def export_results(
     """
     folder = Path(results_dir)
     parts = read_results(folder)
-    rate = parts.values["sample_rate"]
     similarity = similarity_of(parts.head) if parts.head else CosineSimilarity()
     if dev is None:
-        dev = dev_scores(parts.modules, folder, similarity, device, rate)
+        dev = dev_scores(parts, folder, similarity, device)
     about = _about(parts)
-    thresholds: dict[str, Threshold] = {}
-    calibration = None
+    thresholds, calibration = {}, None
     if dev is not None:
         thresholds = calibrate_thresholds(*dev)
         try:
@@ -309,7 +287,7 @@ def export_results(
         parts.modules,
         out_dir,
         settings=parts.settings,
-        sample_rate=rate,
+        sample_rate=parts.values["sample_rate"],
         similarity=similarity,
         classifier=getattr(parts.head, "classifier", None),
         labels=labels,
@@ -325,8 +303,8 @@ def export_results(
 def _measured(path: Path) -> Mapping[str, Any]:
     """The figures of ``metrics.json``: by trial list."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = json.loads(files.read_text(path))
+    except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); delete or restore it") from error
     lists = content.get("lists", content) if isinstance(content, dict) else None
     if not isinstance(lists, dict):

@@ -12,7 +12,6 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,6 @@ from sb_margins.inference.safe_yaml import (
     Refused,
     is_allowed,
     read_hparams,
-    read_text,
 )
 
 MAX_ARGUMENT = 1_000_000  # of a number given to a class
@@ -266,21 +264,6 @@ def build(values: Mapping[str, Any]) -> dict[str, Any]:
         raise UserError(f"the YAML's sample_rate {rate!r} is not a rate of audio in Hz")
     _check_sizes(values)
     return _Builder().build(dict(values))
-
-
-def read_modules(
-    path: str | Path,
-    names: Iterable[str] | None = None,
-    overrides: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """The named top-level keys (default: all) of a HyperPyYAML file that somebody else
-    wrote, and those that they refer to, built; a Pretrainer as a `LoadPlan`.
-
-    Keys that nothing named refers to are not looked at; absent ones are left out.
-    ``overrides`` are plain values in the place of top-level ones. A ``UserError`` names
-    what was refused, or what is wrong.
-    """
-    return build(read_hparams(read_text(Path(path)), names, overrides))
 
 
 def safe_hparams(text: str, overrides: Mapping[str, Any] | None = None) -> dict:

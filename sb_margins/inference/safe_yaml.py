@@ -21,6 +21,7 @@ from typing import Any
 import ruamel.yaml
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from sb_margins import files
 from sb_margins.errors import UserError
 
 MAX_BYTES = 256 * 1024
@@ -332,14 +333,9 @@ def read_hparams(
 
 def read_text(path: Path) -> str:
     """The text of a YAML file of acceptable length."""
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise UserError(f"refused: {path} is longer than {MAX_BYTES // 1024} KiB")
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text: {error}") from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    if path.stat().st_size > MAX_BYTES:
+        raise UserError(f"refused: {path} is longer than {MAX_BYTES // 1024} KiB")
+    return files.read_text(path)
 
 
 def _represent(dumper: Any, value: Any) -> Node:

@@ -472,9 +472,10 @@ class SpeakerVerifier(SpeakerRecognition):
                 "some scores are not finite: the enrolled speakers or the embedding "
                 "are damaged; enroll again"
             )
-        best = scores.topk(min(max(1, top), len(self.enrolled)))
+        names = self.enrolled.names
+        best = scores.topk(min(max(1, top), len(names)))
         return [
-            Match(self.enrolled.names[i], s, None if limit is None else s > limit)
+            Match(names[i], s, None if limit is None else s > limit)
             for s, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)
         ]
 
