@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sb_margins.encoder import ENCODER_MODULES, SpeakerEncoder
+from sb_margins.encoder import SpeakerEncoder
 from sb_margins.errors import UserError
 from sb_margins.inference.safe_build import LoadPlan, build
 from sb_margins.inference.safe_weights import load_into
@@ -99,7 +99,7 @@ def _weights_file(folder: Path, plan: LoadPlan, name: str) -> Path:
     return folder_file(folder, (there or choices)[0])
 
 
-def _check_modules(hparams: dict[str, Any], plan: LoadPlan) -> dict[str, nn.Module]:
+def _checked_modules(hparams: dict[str, Any], plan: LoadPlan) -> dict[str, nn.Module]:
     modules = hparams.get("modules")
     if not isinstance(modules, dict):
         raise UserError("the YAML has no 'modules' mapping")
@@ -108,9 +108,6 @@ def _check_modules(hparams: dict[str, Any], plan: LoadPlan) -> dict[str, nn.Modu
             raise UserError(f"'{name}' is not a valid name of a network module")
         if not isinstance(module, nn.Module):
             raise UserError(f"'{name}' under modules is not a network module")
-    absent = [name for name in ENCODER_MODULES if name not in modules]
-    if absent:
-        raise UserError(f"the model lacks the modules {', '.join(absent)}")
     loaded = {id(target) for target in plan.loadables.values()}
     for name, module in modules.items():
         if any(True for _ in module.parameters()) and id(module) not in loaded:
@@ -121,24 +118,22 @@ def _check_modules(hparams: dict[str, Any], plan: LoadPlan) -> dict[str, nn.Modu
     return modules
 
 
-def _try_out(modules: Mapping[str, nn.Module], rate: int) -> None:
-    """A little noise through the encoder, so that mismatches show now."""
-    modes = {name: module.training for name, module in modules.items()}
-    noise = torch.randn(1, rate // 2, generator=torch.Generator().manual_seed(0))
+def _try_out(encoder: SpeakerEncoder) -> None:
+    """Half a second of noise through the encoder, so that mismatches show now."""
+    samples = encoder.sample_rate // 2
+    noise = torch.randn(1, samples, generator=torch.Generator().manual_seed(0))
     try:
-        for module in modules.values():
-            module.eval()
         with torch.no_grad():
-            found = SpeakerEncoder.from_modules(modules)(noise)
+            found = encoder.eval()(noise)
     except Exception as error:  # whatever the shapes lead to
         raise UserError(f"the model's parts do not fit together: {error}") from error
     finally:
-        for name, module in modules.items():
-            module.train(modes[name])
-    if not isinstance(found, torch.Tensor) or not torch.isfinite(found).all():
-        raise UserError("the model gives no finite embedding; its weights are damaged")
-    if not found.any():
-        raise UserError("the model gives embeddings of zeros; its weights are damaged")
+        encoder.train()  # as new modules are
+    if not torch.isfinite(found).all() or not found.any():
+        raise UserError(
+            "the model gives an embedding that is zero or not finite; its weights are "
+            "damaged"
+        )
 
 
 def check_kind(folder: Path, hparams_file: str) -> Path:
@@ -177,10 +172,11 @@ def load_folder(
     plan = hparams.get("pretrainer")
     if not isinstance(plan, LoadPlan):
         raise UserError("the YAML has no 'pretrainer: !new:...Pretrainer'")
-    modules = _check_modules(hparams, plan)
+    modules = _checked_modules(hparams, plan)
+    encoder = SpeakerEncoder.from_modules(modules, hparams.get("sample_rate", 16000))
     for name, target in plan.loadables.items():
         load_into(target, _weights_file(folder, plan, str(name)), str(name))
-    _try_out(modules, hparams.get("sample_rate", 16000))
+    _try_out(encoder)
     options = RunOptions().as_dict()
     return {
         name: value

@@ -15,14 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sb_margins.errors import UserError
 
 MAX_PICKLE = 16 * 1024 * 1024  # bytes; ECAPA's is 60 KB
-CHUNK = 1 << 20
 MAX_DIMENSIONS = 9
 MAX_STATISTICS = 1_000_000  # values of a mean or deviation
 MAX_LABELS = 50 * 1024 * 1024  # bytes of a label file
@@ -71,13 +69,12 @@ def _stored(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> _Stor
     return _Stored(dtype, key, count, offset, tuple(size), tuple(stride))
 
 
-def _parameter(data: Any, *_: Any) -> Any:
-    return data
-
-
-def _dictionary() -> dict:
-    return {}
-
+_CALLS = {
+    ("collections", "OrderedDict"): lambda: {},
+    ("torch._utils", "_rebuild_tensor_v2"): _stored,
+    ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
+    ("torch", "Size"): tuple,
+}
 
 _Base: Any = pickle._Unpickler  # type: ignore[attr-defined]  # in Python: no C memo
 
@@ -91,16 +88,10 @@ class _Unpickler(_Base):
     }
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("collections", "OrderedDict"):
-            return _dictionary
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _stored
-        if (module, name) == ("torch._utils", "_rebuild_parameter"):
-            return _parameter
-        if (module, name) == ("torch", "Size"):
-            return tuple
         if module == "torch" and name in _DTYPES:
             return _DTYPES[name]
+        if (module, name) in _CALLS:
+            return _CALLS[module, name]
         raise pickle.UnpicklingError(f"it asks for {module}.{name}")
 
     def persistent_load(self, pid: Any) -> Any:
@@ -112,7 +103,7 @@ class _Unpickler(_Base):
     def _reduce(self) -> None:
         arguments = self.stack.pop()
         function = self.stack[-1]
-        if not any(function is f for f in (_stored, _parameter, _dictionary, tuple)):
+        if not any(function is known for known in _CALLS.values()):
             raise pickle.UnpicklingError("it calls something unknown")
         self.stack[-1] = function(*arguments)
 
@@ -148,7 +139,6 @@ class Checkpoint:
             with path.open("rb") as file:
                 old = file.read(2) in (b"\x80\x02", b"\x80\x03", b"\x80\x04")
             self.archive = zipfile.ZipFile(path)
-            entries = {entry.filename: entry for entry in self.archive.infolist()}
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
             if isinstance(error, zipfile.BadZipFile) and old:
                 raise UserError(
@@ -159,13 +149,13 @@ class Checkpoint:
                 f"{path.name} is truncated or not a weights file of PyTorch ({error}); "
                 "get it again"
             ) from error
-        self.entries = entries
-        size = path.stat().st_size
+        entries = self.entries = {e.filename: e for e in self.archive.infolist()}
         packed = any(
             e.compress_type != zipfile.ZIP_STORED or e.compress_size != e.file_size
             for e in entries.values()
         )
-        if packed or sum(e.file_size for e in entries.values()) > size:
+        size = sum(e.file_size for e in entries.values())
+        if packed or size > path.stat().st_size:
             raise UserError(f"refused: {path.name} is compressed; PyTorch's are not")
         self.content = self._unpickle()
 
@@ -190,21 +180,17 @@ class Checkpoint:
 
     def tensor(self, stored: _Stored) -> Tensor:
         """The values of a described tensor."""
-        flat = torch.empty(stored.count, dtype=stored.dtype)
         name = f"{self.folder}data/{stored.key}"
-        wanted = stored.count * flat.element_size()
+        wanted = stored.count * stored.dtype.itemsize
         if name not in self.entries or self.entries[name].file_size != wanted:
             raise UserError(f"{self.path.name} is damaged: {name} has another size")
         try:
-            if stored.count:
-                data = np.empty(wanted, np.uint8)
-                with self.archive.open(name) as stream:
-                    for at in range(0, wanted, CHUNK):
-                        part = stream.read(CHUNK)
-                        data[at : at + len(part)] = np.frombuffer(part, np.uint8)
-                flat = torch.from_numpy(data).view(stored.dtype)
+            data = bytearray(self.archive.read(name))
         except (zipfile.BadZipFile, OSError, RuntimeError, EOFError) as error:
             raise UserError(f"{self.path.name} is damaged: {error}") from error
+        flat = torch.empty(0, dtype=stored.dtype)
+        if data:
+            flat = torch.frombuffer(data, dtype=stored.dtype)
         return flat.as_strided(stored.shape, stored.stride, stored.offset)
 
 

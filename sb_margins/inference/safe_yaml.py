@@ -185,13 +185,7 @@ class _Reader:
         root = _compose(text)
         if not isinstance(root, MappingNode) or str(root.tag) not in _PLAIN:
             raise UserError("the YAML is not a mapping of names to values")
-        self.top: dict[str, Node] = {}
-        for key, node in root.value:
-            if isinstance(key, ScalarNode):
-                name = key.value
-                if name in self.top:
-                    raise UserError(f"the key '{name}' is there twice, in the YAML")
-                self.top[name] = node
+        self.top = {key.value: node for key, node in _pairs(root).items()}
         unknown = sorted(set(overrides) - set(self.top))
         if unknown:
             raise UserError(f"the YAML has no {', '.join(unknown)} to override")

@@ -87,7 +87,6 @@ class SpeakerVerifier(SpeakerRecognition):
     ) -> None:
         settings = dict(hparams or {})
         self.sample_rate = int(settings.get("sample_rate", 16000))
-        SpeakerEncoder.from_modules(modules or {})  # all three are there
         super().__init__(modules, settings, run_opts, freeze_params)
         self.similarity = _similarity(settings.get("similarity")).to(self.device)
         self.thresholds = checked_thresholds(settings.get("thresholds"))
