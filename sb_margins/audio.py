@@ -209,10 +209,10 @@ def audio_info(path: str | Path, decode: str = "header") -> AudioInfo:
         def decoded(wanted: float) -> int:
             nonlocal peak, checksum
             count = 0
-            for block in _blocks(file, path, wanted):
-                count += len(block)
-                peak = max(peak, float(np.ptp(block, axis=0).max()) / 2)
-                checksum = zlib.crc32(_mono(block).data, checksum)
+            for mono, loudest in _blocks(file, path, wanted):
+                count += len(mono)
+                peak = max(peak, loudest)
+                checksum = zlib.crc32(mono.data, checksum)
             return count
 
         if frames > UNKNOWN_FRAMES:  # counted: the header does not say
@@ -251,19 +251,12 @@ def _decode(path: Path, start: float, seconds: float) -> _Decoded:
             at = round(start * rate)
             file.seek(at if promised is None else min(at, promised))
         wanted = math.inf if seconds == math.inf else max(1, round(seconds * rate))
-        parts, peak = [], 0.0
-        for block in _blocks(file, path, wanted):
-            peak = max(peak, float(np.ptp(block, axis=0).max()) / 2)
-            parts.append(_mono(block))
-    if len(parts) == 1:
-        return _Decoded(parts[0], rate, peak, promised)
-    mono = np.concatenate(parts) if parts else np.zeros(0, np.float32)
-    return _Decoded(mono, rate, peak, promised)
-
-
-def _mono(block: np.ndarray) -> np.ndarray:
-    one = block.shape[1] == 1
-    return block[:, 0] if one else block.mean(axis=1, dtype=np.float32)
+        parts, peaks = [np.zeros(0, np.float32)], [0.0]
+        for mono, loudest in _blocks(file, path, wanted):
+            parts.append(mono)
+            peaks.append(loudest)
+    mono = parts[1] if len(parts) == 2 else np.concatenate(parts)
+    return _Decoded(mono, rate, max(peaks), promised)
 
 
 @contextmanager
@@ -298,8 +291,9 @@ def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
 
 def _blocks(
     file: soundfile.SoundFile, path: Path, wanted: float
-) -> Iterator[np.ndarray]:
-    """Blocks [T, channels] of at most ``wanted`` samples in all."""
+) -> Iterator[tuple[np.ndarray, float]]:
+    """At most ``wanted`` samples in all, in blocks: the mean of the channels [T], and
+    half the range of the loudest one."""
     most = BLOCK // file.channels
     while wanted > 0:
         block = file.read(int(min(most, wanted)), dtype="float32", always_2d=True)
@@ -311,7 +305,9 @@ def _blocks(
                 "its source"
             )
         wanted -= len(block)
-        yield block
+        one = block.shape[1] == 1
+        mono = block[:, 0] if one else block.mean(axis=1, dtype=np.float32)
+        yield mono, float(np.ptp(block, axis=0).max()) / 2
 
 
 def _into_range(path: Path, wav: np.ndarray) -> tuple[np.ndarray, list[str]]:
@@ -327,9 +323,7 @@ def _into_range(path: Path, wav: np.ndarray) -> tuple[np.ndarray, list[str]]:
         raise UserError(
             f"{path} is damaged: single samples reach {largest:.3g} times full scale"
         )
-    return centred / largest, [
-        f"goes to {largest:.3g} times full scale; scaled back",
-    ]
+    return centred / largest, [f"goes to {largest:.3g} times full scale; scaled back"]
 
 
 def _judge_level(

@@ -14,6 +14,7 @@ from speechbrain.nnet.CNN import Conv1d
 from torch import Tensor, nn
 
 from sb_margins.errors import UserError
+from sb_margins.similarity import similarity_from
 
 # The parts of an encoder, as SpeechBrain's recipes name them.
 ENCODER_MODULES = ("compute_features", "mean_var_norm", "embedding_model")
@@ -109,10 +110,7 @@ class SpeakerEncoder(nn.Module):
         sampling rate and the similarity (None: the cosine). Neither the device nor
         where a model lies matter.
         """
-        settings = {"name": "cosine"}
-        if similarity is not None:
-            describe = getattr(similarity, "settings", None)
-            settings = describe() if describe else {"name": type(similarity).__name__}
+        settings = similarity_from(similarity).settings()
         return fingerprint(self, json.dumps(settings, sort_keys=True))
 
 

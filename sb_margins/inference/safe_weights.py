@@ -188,9 +188,10 @@ class Checkpoint:
             data = bytearray(self.archive.read(name))
         except (zipfile.BadZipFile, OSError, RuntimeError, EOFError) as error:
             raise UserError(f"{self.path.name} is damaged: {error}") from error
-        flat = torch.empty(0, dtype=stored.dtype)
-        if data:
-            flat = torch.frombuffer(data, dtype=stored.dtype)
+        kind = stored.dtype
+        flat = (
+            torch.frombuffer(data, dtype=kind) if data else torch.empty(0, dtype=kind)
+        )
         return flat.as_strided(stored.shape, stored.stride, stored.offset)
 
 
