@@ -133,20 +133,19 @@ class VerifySettings(FigureSettings):
 
 def read_settings(argv: list[str]) -> VerifySettings:
     """From a model and a YAML (the first words; or the shipped one) and flags."""
-    path, defaults = hparams_dir() / "verify.yaml", None
     words = list(takewhile(lambda word: not word.startswith("-"), argv))
     argv = argv[len(words) :]
-    models = [word for word in words if not word.endswith((".yaml", ".yml"))]
-    if len(models) > 1:
-        raise UserError(f"verify takes one MODEL, not {listed(models)}")
+    yamls = [w for w in words if w.endswith((".yaml", ".yml")) or Path(w).is_file()]
+    models = [word for word in words if word not in yamls]
+    if len(models) > 1 or len(yamls) > 1:
+        raise UserError(f"verify takes one MODEL and one YAML, not {' '.join(words)}")
     if models:
         argv = ["--model", *models, *argv]
-    for word in set(words) - set(models):
-        path = Path(word)
-        if not path.is_file():
-            raise UserError(f"no settings file {path}")
+    path, defaults = Path(*yamls) if yamls else hparams_dir() / "verify.yaml", None
     if path.is_file():
         defaults = parse_yaml(VerifySettings, path, "verify")
+    elif yamls:
+        raise UserError(f"no settings file {path}")
     settings = parse(VerifySettings, argv, "verify [MODEL] [SETTINGS.yaml]", defaults)
     if not settings.trials:
         for folder in map(Path, settings.manifest):

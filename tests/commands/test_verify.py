@@ -302,6 +302,7 @@ def test_lists_without_labels_are_scored_only(model, tiny_corpus, tmp_path):
         ([], "no trials"),
         (["--trials", "O=a"], "give a model"),
         (["a", "b", "--trials", "O=a"], "one MODEL"),
+        (["a.yaml", "b.yaml"], "one YAML"),
         (["--trials", "O=a", "--model", "m"], "--data-folder"),
         (["--trials", "O=a", "O=b"], "'O' is given twice"),
         (["--trials", "O=a", "--embeddings", "e", "--norm", "ass"], "'as'"),
@@ -349,6 +350,9 @@ def test_a_model_is_the_first_word_and_a_yaml_may_be_another(tmp_path, capsys):
         assert (settings.model, settings.data_folder) == ("org/new", "wav")
         assert settings.precision == "fp16" and settings.trust
     assert read_settings([str(path)]).model == "old"
+    other = path.rename(tmp_path / "settings.conf")
+    assert read_settings([str(other)]).model == "old"
+    path = other
     settings = read_settings([str(path), "--model", "m", "--enrollment", "O=b"])
     assert (settings.model, settings.enrolment) == ("m", {"O": "b"})
     assert "--enrollment is called --enrolment now" in capsys.readouterr().err
