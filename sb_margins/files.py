@@ -35,16 +35,9 @@ def write_whole(path: str | Path) -> Iterator[Path]:
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_file():
         raise UserError(f"{path} is not a file; name another output")
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.part{target.suffix}")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _remove_stale(target.parent)
+    with _beside(target, path) as temporary:
         yield temporary
         temporary.replace(target)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -52,26 +45,43 @@ def write_folder(path: str | Path) -> Iterator[Path]:
     """Yield a temporary folder beside ``path``; put it in the place of ``path`` at the
     end. As `write_whole`: what was there before, or all that is new."""
     target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _remove_stale(target.parent)
-        shutil.rmtree(temporary, ignore_errors=True)
+    with _beside(target, path) as temporary:
         temporary.mkdir()
         yield temporary
         old = target.with_name(f".{target.name}.old")
         if target.exists() and not _exchange(temporary, target):
             # Not in one step on this system: a kill here leaves the old folder's
             # content in the one ending in .old.
-            shutil.rmtree(old, ignore_errors=True)
+            _remove(old)
             target.rename(old)
         if not target.exists():
             temporary.rename(target)
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(old)
+
+
+@contextmanager
+def _beside(target: Path, path: str | Path) -> Iterator[Path]:
+    """A temporary path beside ``target`` (``path`` in messages), removed at the end."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.part{target.suffix}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for left in target.parent.glob(".*.part*"):
+            process = re.search(r"\.(\d+)\.part(\..*)?$", left.name)
+            if process and not _runs(int(process[1])):
+                _remove(left)
+        _remove(temporary)
+        yield temporary
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _exchange(one: Path, two: Path) -> bool:
@@ -86,17 +96,6 @@ def _exchange(one: Path, two: Path) -> bool:
         return libc.renameat2(here, paths[0], here, paths[1], swap) == 0
     except AttributeError:
         return False
-
-
-def _remove_stale(folder: Path) -> None:
-    """Remove temporary files and folders in ``folder`` whose process has ended."""
-    for path in folder.glob(".*.part*"):
-        process = re.search(r"\.(\d+)\.part(\.\w+)?$", path.name)
-        if process and not _runs(int(process[1])):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
 
 
 def _runs(process: int) -> bool:

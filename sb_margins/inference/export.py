@@ -17,6 +17,7 @@ from sb_margins import __version__
 from sb_margins.encoder import ENCODER_MODULES
 from sb_margins.errors import UserError
 from sb_margins.files import write_folder
+from sb_margins.inference.safe_weights import all_finite
 from sb_margins.inference.safe_yaml import Call, Refused, read_hparams, to_yaml
 from sb_margins.inference.thresholds import MEANING, Threshold
 from sb_margins.similarity import similarity_from
@@ -69,7 +70,7 @@ def plain_weights(module: nn.Module, name: str) -> dict[str, Tensor]:
     inner = getattr(module, "module", module)  # also one of distributed training
     weights = {}
     for key, value in inner.state_dict().items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
+        if not all_finite(value):
             raise UserError(
                 f"{name}: the weights '{key}' are not finite; the training diverged, "
                 "so export an earlier checkpoint"

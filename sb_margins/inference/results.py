@@ -26,6 +26,7 @@ from sb_margins.inference.safe_yaml import HEAD, Call, Refused, read_hparams, re
 from sb_margins.inference.thresholds import (
     calibrate_llr,
     calibrate_thresholds,
+    is_finite,
     reservations,
 )
 from sb_margins.similarity import CosineSimilarity, similarity_of
@@ -58,13 +59,9 @@ def best_checkpoint(save_folder: str | Path) -> Path:
         meta = _meta(path)
         if not meta or not (path / "embedding_model.ckpt").is_file():
             continue
-        error, age = (
-            float(value) if isinstance(value, (int, float)) else math.nan
-            for value in (meta.get("EER"), meta.get("unixtime", 0))
-        )
-        rank = error if math.isfinite(error) else math.inf
-        newest = -age if math.isfinite(age) else 0.0
-        ranked.append((not (path / "COMPLETE").is_file(), rank, newest, path))
+        error = meta["EER"] if is_finite(meta.get("EER")) else math.inf
+        age = -meta["unixtime"] if is_finite(meta.get("unixtime")) else 0.0
+        ranked.append((not (path / "COMPLETE").is_file(), error, age, path))
     if not ranked:
         raise UserError(
             f"no finished checkpoint in {save_folder}; let the run finish an epoch"

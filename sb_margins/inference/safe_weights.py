@@ -22,6 +22,7 @@ from sb_margins.errors import UserError
 
 MAX_PICKLE = 16 * 1024 * 1024  # bytes; ECAPA's is 60 KB
 MAX_DIMENSIONS = 9
+STATISTICS = ("glob_mean", "glob_std", "count")
 MAX_STATISTICS = 1_000_000  # values of a mean or deviation
 MAX_LABELS = 50 * 1024 * 1024  # bytes of a label file
 MAX_LABEL = 2000  # of one line: Python's parser may crash on longer ones
@@ -240,29 +241,25 @@ def all_finite(value: Tensor) -> bool:
     return math.isfinite(value.sum()) or bool(value.isfinite().all())
 
 
-def _check_finite(values: dict[str, Tensor], name: str) -> None:
+def _check_finite(values: dict[str, Any], name: str) -> None:
     for key, value in values.items():
-        if value.is_floating_point() and not all_finite(value):
+        if isinstance(value, Tensor) and not all_finite(value):
             raise UserError(f"{name}: '{key}' holds NaN or infinity; refused")
 
 
 def _load_statistics(norm: Any, path: Path, name: str) -> None:
     """The running statistics of SpeechBrain's InputNormalization."""
     checkpoint = Checkpoint(path)
-    content = checkpoint.content
-    described = {key: content.get(key) for key in ("glob_mean", "glob_std", "count")}
-    count = described["count"]
-    tensors = {
-        key: checkpoint.tensor(value)
-        for key, value in described.items()
-        if isinstance(value, _Stored) and value.count <= MAX_STATISTICS
-    }
-    if not {"glob_mean", "glob_std"} <= set(tensors) or (
-        "count" not in tensors and not isinstance(count, (int, float))
-    ):
+    content = {key: checkpoint.content.get(key) for key in STATISTICS}
+    for key, value in content.items():
+        if isinstance(value, _Stored) and value.count <= MAX_STATISTICS:
+            content[key] = checkpoint.tensor(value)
+    mean, deviation, count = content.values()
+    sound = isinstance(mean, Tensor) and isinstance(deviation, Tensor)
+    if not sound or not isinstance(count, (int, float, Tensor)):
         raise UserError(f"{name}: the file does not hold a mean, a deviation, a count")
-    _check_finite(tensors, name)
-    norm._load_statistics_dict({"count": count, **tensors})
+    _check_finite(content, name)
+    norm._load_statistics_dict(content)
 
 
 def _load_labels(encoder: Any, path: Path, name: str) -> None:

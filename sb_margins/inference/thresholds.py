@@ -143,12 +143,9 @@ def reservations(corpus: str, speakers: int) -> list[str]:
     ]
 
 
-def _between(value: Any, least: float = -math.inf, most: float = math.inf) -> bool:
-    return (
-        isinstance(value, (int, float))
-        and math.isfinite(value)
-        and (least <= value <= most)
-    )
+def is_finite(value: Any) -> bool:
+    """Whether it is a number, and neither NaN nor infinite."""
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def checked_thresholds(given: Any) -> dict[str, dict[str, Any]]:
@@ -157,8 +154,11 @@ def checked_thresholds(given: Any) -> dict[str, dict[str, Any]]:
         return {}
     if not isinstance(given, Mapping) or not all(
         isinstance(entry, Mapping)
-        and _between(entry.get("value"))
-        and all(_between(entry.get(rate, 0), 0, 1) for rate in ("far", "miss"))
+        and is_finite(entry.get("value"))
+        and all(
+            is_finite(share := entry.get(rate, 0)) and 0 <= share <= 1
+            for rate in ("far", "miss")
+        )
         and isinstance(entry.get("data", ""), str)
         for entry in given.values()
     ):
@@ -174,7 +174,7 @@ def checked_calibration(given: Any) -> dict[str, Any] | None:
     if given is None:
         return None
     if not isinstance(given, Mapping) or not (
-        _between(given.get("scale")) and _between(given.get("offset"))
+        is_finite(given.get("scale")) and is_finite(given.get("offset"))
     ):
         raise UserError("the model's calibration must have a finite scale and offset")
     return dict(given)
