@@ -44,6 +44,8 @@ def test_what_a_killed_process_left_is_removed_and_what_a_live_one_writes_is_not
     dead.join()
     stale = tmp_path / f".a[1].txt.{dead.pid}.part.txt"
     live = tmp_path / ".a[1].txt.1.part.txt"
+    folder = tmp_path / f".model.v-1.{dead.pid}.part.v-1"
+    (folder / "below").mkdir(parents=True)
     stale.write_text("half")
     live.write_text("half")
     write_text(path, "new")
