@@ -339,9 +339,8 @@ def _represent(dumper: Any, value: Any) -> Node:
     if isinstance(value, str):
         style = "'" if _TUPLE.fullmatch(value) else None
         return dumper.represent_scalar(_STANDARD + "str", value, style=style)
-    if isinstance(value, list):
-        return dumper.represent_sequence(_STANDARD + "seq", value, flow_style=True)
-    tag, content = _STANDARD + "map", value
+    kind = "seq" if isinstance(value, list) else "map"
+    tag, content = _STANDARD + kind, value
     if isinstance(value, Call):
         tag, content = f"!{value.kind}:{value.name}", value.kwargs or value.args
         if not content:
@@ -354,9 +353,6 @@ def _represent(dumper: Any, value: Any) -> Node:
 class _Representer(ruamel.yaml.representer.SafeRepresenter):
     def ignore_aliases(self, data: Any) -> bool:
         return True
-
-    def represent_mapping(self, tag: Any, mapping: Any, flow_style: Any = None) -> Any:
-        return super().represent_mapping(tag, list(mapping.items()), flow_style)
 
 
 for _kind in (tuple, str, list, dict, Call):
