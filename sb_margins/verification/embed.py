@@ -16,7 +16,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -42,6 +41,7 @@ from sb_margins.verification.embeddings import Embeddings
 FLUSH_SECONDS = 10.0  # a run that is killed loses at most so much work
 READ_AHEAD = 2  # batches
 READERS = 2  # threads
+FEW = 8  # files
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 T = TypeVar("T")
@@ -104,47 +104,43 @@ def embed_files(
     done = EmbeddingCache(cache, model, way)
     paths = _paths_of(files)
     was_training = isinstance(encoder, nn.Module) and encoder.training
-    with ThreadPoolExecutor(READERS) as pool:
-        read = partial(_attempt, audio_info)
-        infos = dict(zip(paths, pool.map(read, paths.values()), strict=True))
-        skipped = {name: why for name, why in infos.items() if isinstance(why, str)}
-        lengths = {
-            name: min(-(-info.frames * rate // info.rate), round(LONGEST * rate))
-            for name, info in infos.items()
-            if not isinstance(info, str)
-        }
-        keys = {name: audio_key(paths[name]) if cache else name for name in lengths}
-        batches = [
-            batch
-            for batch in _batches(lengths, int(batch_seconds * rate))
-            if not all(keys[name] in done for name in batch)
-        ]
-        bar = progress_bar(
-            total=sum(len(batch) for batch in batches),
-            desc="embeddings",
-            unit="file",
-            shown=progress and bool(batches),
-        )
-        try:
-            if was_training:
-                encoder.eval()  # type: ignore[attr-defined]
-            for outcomes in _read_ahead(batches, paths, rate, pool):
-                skipped |= {
-                    n: why for n, why in outcomes.items() if isinstance(why, str)
-                }
-                good = {n: o for n, o in outcomes.items() if not isinstance(o, str)}
-                if not all(keys[name] in done for name in good):
-                    wavs = {name: recording.wav for name, recording in good.items()}
-                    vectors = _embed(encoder, wavs, crops, crop, device, precision)
-                    for name, vector in vectors.items():
-                        row = _Row(vector, good[name].notes, good[name].seconds)
-                        done.add(keys[name], row)
-                bar.update(len(outcomes))
-        finally:
-            bar.close()
-            done.flush()
-            if was_training:
-                encoder.train()  # type: ignore[attr-defined]
+    infos = {name: _attempt(audio_info, path) for name, path in paths.items()}
+    skipped = {name: why for name, why in infos.items() if isinstance(why, str)}
+    lengths = {
+        name: min(-(-info.frames * rate // info.rate), round(LONGEST * rate))
+        for name, info in infos.items()
+        if not isinstance(info, str)
+    }
+    keys = {name: audio_key(paths[name]) if cache else name for name in lengths}
+    batches = [
+        batch
+        for batch in _batches(lengths, int(batch_seconds * rate))
+        if not all(keys[name] in done for name in batch)
+    ]
+    bar = progress_bar(
+        total=sum(len(batch) for batch in batches),
+        desc="embeddings",
+        unit="file",
+        shown=progress and bool(batches),
+    )
+    try:
+        if was_training:
+            encoder.eval()  # type: ignore[attr-defined]
+        for outcomes in _read_ahead(batches, paths, rate):
+            skipped |= {n: why for n, why in outcomes.items() if isinstance(why, str)}
+            good = {n: o for n, o in outcomes.items() if not isinstance(o, str)}
+            if not all(keys[name] in done for name in good):
+                wavs = {name: recording.wav for name, recording in good.items()}
+                vectors = _embed(encoder, wavs, crops, crop, device, precision)
+                for name, vector in vectors.items():
+                    row = _Row(vector, good[name].notes, good[name].seconds)
+                    done.add(keys[name], row)
+            bar.update(len(outcomes))
+    finally:
+        bar.close()
+        done.flush()
+        if was_training:
+            encoder.train()  # type: ignore[attr-defined]
     rows = {name: done[keys[name]] for name in paths if keys.get(name) in done}
     if skipped and not (skip_bad and rows):
         reasons = [
@@ -209,19 +205,24 @@ def _batches(lengths: Mapping[str, int], most_samples: int) -> list[list[str]]:
 
 
 def _read_ahead(
-    batches: list[list[str]],
-    paths: Mapping[str, Path],
-    rate: int,
-    pool: ThreadPoolExecutor,
+    batches: list[list[str]], paths: Mapping[str, Path], rate: int
 ) -> Iterator[dict[str, Recording | str]]:
     """The recordings of each batch, or why a file is unusable."""
+    if sum(map(len, batches)) <= FEW:  # starting threads would take longer
+        for names in batches:
+            yield {n: _attempt(read_recording, paths[n], rate) for n in names}
+        return
     waiting: deque[dict[str, Future]] = deque()
-    for names in [*batches, *[[]] * READ_AHEAD]:
-        waiting.append(
-            {n: pool.submit(_attempt, read_recording, paths[n], rate) for n in names}
-        )
-        if len(waiting) > READ_AHEAD:
-            yield {name: one.result() for name, one in waiting.popleft().items()}
+    with ThreadPoolExecutor(READERS) as pool:
+        for names in [*batches, *[[]] * READ_AHEAD]:
+            waiting.append(
+                {
+                    n: pool.submit(_attempt, read_recording, paths[n], rate)
+                    for n in names
+                }
+            )
+            if len(waiting) > READ_AHEAD:
+                yield {name: one.result() for name, one in waiting.popleft().items()}
 
 
 def _embed(
