@@ -1,10 +1,11 @@
 """How often the test of ``compare`` calls equally good systems different.
 
 The rate should be 5 %. First the luck of the speakers alone decides: a difference is a
-mean over speakers. Then a run's luck is ``ratio`` times that of the speakers. Last,
-EERs of simulated embeddings.
+mean over speakers. Then a run's luck is ``ratio`` times that of the speakers. Then,
+EERs of simulated embeddings. Last, cross-validations of systems with known differences:
+how many are found, and how many the report's figures promise.
 
-    python benchmarks/significance.py          # a minute of a core
+    python benchmarks/significance.py          # some minutes of a core
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from scipy.stats import norm
 
-from sb_margins.comparison.statistics import LEVEL, difference
+from sb_margins.comparison.statistics import LEVEL, POWER, Part, analyse, difference
 from sb_margins.verification.bootstrap import draws, resample, sign_p_value
 from sb_margins.verification.metrics import EER
+
+RATIOS = (0, 0.5, 1, 2, 4, 50)
 
 
 def of_speakers(speakers: int, rounds: int = 20000) -> float:
@@ -27,16 +31,17 @@ def of_speakers(speakers: int, rounds: int = 20000) -> float:
 
 
 def of_runs(
-    runs: int, ratio: float, rounds: int = 2000, replicates: int = 400
+    runs: int, ratio: float, rounds: int = 2000, replicates: int = 400, folds: int = 1
 ) -> float:
-    """False alarms where a run's luck is ``ratio`` times that of the speakers."""
+    """False alarms where a run's luck is ``ratio`` times that of a fold's speakers."""
     rng = np.random.default_rng(0)
-    none, nothing = np.zeros(runs), np.zeros((replicates, runs))
+    fold = np.repeat(np.arange(folds), runs)
+    none, nothing = np.zeros(len(fold)), np.zeros((replicates, len(fold)))
 
     def p_value(k: int) -> float:
-        gap = rng.standard_normal() + ratio * rng.standard_normal(runs)
-        drawn = gap + rng.standard_normal((replicates, 1))
-        return difference(gap, none, drawn, nothing, seed=k).p_value
+        gap = rng.standard_normal(folds)[fold] + ratio * rng.standard_normal(len(fold))
+        drawn = gap + rng.standard_normal((replicates, folds))[:, fold]
+        return difference(gap, none, drawn, nothing, fold, seed=k).p_value
 
     return rate(rounds, p_value)
 
@@ -71,6 +76,71 @@ def of_embeddings(speakers: int, runs: int, rounds: int = 100) -> float:
     return rate(rounds, p_value)
 
 
+def of_folds(
+    changes: dict[str, float],
+    folds: int = 5,
+    seeds: int = 1,
+    speakers: int = 20,
+    rounds: int = 100,
+    replicates: int = 1000,
+) -> dict[str, tuple[float, float]]:
+    """Shares of systems found to differ from one with an EER of 10 %, and as promised.
+
+    ``changes`` are their EERs, relative to it. Those of 0 are one family of contrasts,
+    the others another; all shares are after Holm's correction.
+    """
+    families = [
+        [(name, "base") for name, change in changes.items() if bool(change) is real]
+        for real in (False, True)
+    ]
+    hits, promised = (dict.fromkeys(changes, 0.0) for _ in range(2))
+    for k in range(rounds):
+        rng = np.random.default_rng([k, folds, seeds])
+        all_changes = {"base": 0.0, **changes}
+        parts = [simulated(rng, all_changes, seeds, speakers) for _ in range(folds)]
+        found = analyse(parts, families, [EER], replicates).differences
+        for family in families:
+            level = norm.ppf(1 - LEVEL / 2 / max(1, len(family)))
+            for pair in family:
+                one, change = found[pair]["eer"], abs(changes[pair[0]])
+                errors = (level + norm.ppf(POWER)) * change / one.visible
+                hits[pair[0]] += one.significant / rounds
+                promised[pair[0]] += norm.cdf(errors - level) / rounds
+    return {name: (hits[name], promised[name]) for name in changes}
+
+
+def simulated(
+    rng: np.random.Generator, changes: dict[str, float], seeds: int, speakers: int
+) -> Part:
+    """Scores of four utterances of each speaker; EERs of 10 % and so much less or more.
+
+    Trials and speakers are hard for all systems, for one, and for a run of one.
+    """
+    owner = np.repeat(np.arange(speakers), 4)
+    one, two = np.triu_indices(len(owner), 1)
+    sides = owner[one], owner[two]
+    labels = sides[0] == sides[1]
+
+    def luck(of_speakers: float, of_trials: float) -> np.ndarray:
+        same, other = of_speakers * rng.standard_normal((2, speakers))
+        others = (other[sides[0]] + other[sides[1]]) / 2**0.5
+        trials = of_trials * rng.standard_normal(len(labels))
+        return np.where(labels, same[sides[0]], others) + trials
+
+    common = luck(0.4, 0.7)
+    deviation = (0.4**2 + 0.7**2 + 0.2**2 + 0.2**2 + 0.5**2) ** 0.5
+    runs: dict[str, dict[int, np.ndarray]] = {}
+    for name, change in changes.items():
+        distance = -2 * deviation * norm.ppf(0.1 * (1 + change))
+        of_system = common + luck(0.2, 0)
+        runs[name] = {
+            seed: (distance + 0.05 * rng.standard_normal()) * labels
+            + (of_system + luck(0.2, 0.5))
+            for seed in range(seeds)
+        }
+    return Part(runs, labels.astype(np.int8), sides)
+
+
 def rate(rounds: int, p_value: Callable[[int], float]) -> float:
     return sum(p_value(k) < LEVEL for k in range(rounds)) / rounds
 
@@ -78,12 +148,23 @@ def rate(rounds: int, p_value: Callable[[int], float]) -> float:
 def main() -> None:
     for speakers in (4, 6, 10, 15, 20, 30, 40, 60):
         print(f"{speakers} speakers: {of_speakers(speakers):.1%}", flush=True)
-    for ratio in (0, 0.5, 1, 2, 4, 50):
+    for ratio in RATIOS:
         rates = [f"{n} runs {of_runs(n, ratio):.1%}" for n in (1, 2, 3, 4, 5, 8)]
         print(f"ratio {ratio}: {', '.join(rates)}", flush=True)
     for speakers in (4, 10, 20):
         rates = [f"{n} runs {of_embeddings(speakers, n):.1%}" for n in (1, 3, 5)]
         print(f"embeddings of {speakers} speakers: {', '.join(rates)}", flush=True)
+    for folds, seeds in ((3, 1), (5, 1), (10, 1), (3, 2), (5, 2)):
+        rates = [f"ratio {r} {of_runs(seeds, r, folds=folds):.1%}" for r in RATIOS]
+        print(f"{folds} folds x {seeds} seeds: {', '.join(rates)}", flush=True)
+    changes = {"none": 0.0, "none either": 0.0}
+    changes |= {"-5 %": -0.05, "-15 %": -0.15, "-50 %": -0.5}
+    for folds, seeds in ((5, 1), (5, 2)):
+        rates = [
+            f"{name} {found:.1%} (promised {promised:.1%})"
+            for name, (found, promised) in of_folds(changes, folds, seeds).items()
+        ]
+        print(f"{folds} folds x {seeds} seeds: {', '.join(rates)}", flush=True)
 
 
 if __name__ == "__main__":

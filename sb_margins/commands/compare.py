@@ -35,9 +35,16 @@ class CompareSettings:
     ] = field(default_factory=list)
     """Values of a setting, each trained; the best on dev is marked."""
     seeds: int = 3
-    """Runs of each, counting up from the YAML's seed."""
+    """Runs of each (on each fold), counting up from the YAML's seed."""
+    folds: str = ""
+    """Cross-validation: 5 makes every speaker a test speaker of one of five folds, 2/5
+    runs the first two of them; empty: the corpus's own split."""
     baseline: str = ""
     """A loss or system that the others are compared with; the first loss if empty."""
+    contrasts: Annotated[Words, arg(metavar="SYSTEM:REFERENCE,...")] = field(
+        default_factory=list
+    )
+    """Planned contrasts, e.g. ham:am,real_am:am; all others are exploratory."""
     output_folder: Annotated[Path, Formerly("output")] = Path("results/compare")
     """Holds the cells, the prepared corpus and the report."""
     jobs: int = 1
@@ -79,6 +86,8 @@ def main(argv: list[str]) -> int:
         settings.output_folder,
         sets=settings.set,
         baseline=settings.baseline,
+        folds=settings.folds,
+        contrasts=settings.contrasts,
         flags=rest,
     )
     for cell in plan.cells[: len(plan.variants)]:
@@ -90,11 +99,13 @@ def main(argv: list[str]) -> int:
     )
     with locked(plan.output, busy) as lock:
         if not settings.report_only:
-            config = shared_config(plan.yaml, plan.flags, plan.output)
-            prepared = prepare_corpus(config.settings)
+            data = {}
+            for fold in plan.folds:
+                flags, place = plan.flags_of(fold), plan.place(fold)
+                config = shared_config(plan.yaml, flags, place)
+                data[fold] = data_hash(prepare_corpus(config.settings))
             before = signal.signal(signal.SIGTERM, _interrupt)
             try:
-                data = data_hash(prepared)
                 failures = train_cells(plan, data, settings.jobs, lock)
             except KeyboardInterrupt:
                 print("\nsaved; the same command again continues from here")

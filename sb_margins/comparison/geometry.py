@@ -51,7 +51,7 @@ def describe_geometry(comparison: Comparison, folder: Path) -> dict[str, Any] | 
     rows, maps, radii = [], {}, {}
     for system in (comparison.chosen(loss) for loss in comparison.losses):
         all_distances = []
-        for result in system.results:
+        for result in comparison.on_first_fold(system):
             model = read_model(result)
             if model is None:
                 break

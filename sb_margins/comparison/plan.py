@@ -7,9 +7,11 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from sb_margins.comparison.variants import TOP_LEVEL_KEYS, Variant, parse_variants
 from sb_margins.data import Prepared
+from sb_margins.data.splitting import parse_fold
 from sb_margins.errors import UserError
 from sb_margins.files import hash_text
 from sb_margins.training.config import TrainingConfig, read_config
@@ -29,16 +31,23 @@ DISPLAY_OPTIONS = {
 
 @dataclass(frozen=True)
 class Cell:
-    """One run: a variant with a seed, in a results folder of its own."""
+    """One run: a variant with a seed on a fold, in a results folder of its own."""
 
     variant: Variant
     seed: int
     folder: Path
+    fold: str = ""  # e.g. 2/5; empty: the corpus's one split
 
     @property
     def label(self) -> str:
         """The name in messages."""
-        return f"{self.variant.label}, seed {self.seed}"
+        fold = f"fold {self.fold}, " if self.fold else ""
+        return f"{self.variant.label}, {fold}seed {self.seed}"
+
+    @property
+    def run(self) -> tuple[str, int]:
+        """What runs of different systems have in common: data and random draws."""
+        return self.fold, self.seed
 
 
 @dataclass
@@ -46,7 +55,8 @@ class Plan:
     """A comparison before anything is trained.
 
     ``yaml`` and ``flags`` are the training YAML and the training flags that all cells
-    share; ``baseline`` is a loss or the label of a variant.
+    share; ``baseline`` is a loss or the label of a variant, as both sides of the
+    ``contrasts`` are.
     """
 
     yaml: Path
@@ -55,23 +65,38 @@ class Plan:
     seeds: list[int]
     output: Path
     baseline: str
+    folds: list[str] = field(default_factory=lambda: [""])
+    contrasts: list[tuple[str, str]] = field(default_factory=list)
+    corpus_options: dict[str, Any] = field(default_factory=dict)
     cells: list[Cell] = field(init=False)
     _configs: dict[Path, TrainingConfig] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         place = self.output / "cells"
-        # Seed by seed: an unfinished comparison is balanced.
+        # Seed by seed, fold by fold: an unfinished comparison is balanced.
         self.cells = [
-            Cell(variant, seed, place / variant.slug / str(seed))
+            Cell(variant, seed, place / variant.slug / _name(fold, seed), fold)
             for seed in self.seeds
+            for fold in self.folds
             for variant in self.variants
         ]
+
+    def flags_of(self, fold: str) -> list[str]:
+        """The training flags that all runs on a fold share."""
+        if not fold:
+            return self.flags
+        options = {**self.corpus_options, "fold": fold}
+        return [*self.flags, f"--corpus_options={json.dumps(options)}"]
+
+    def place(self, fold: str) -> Path:
+        """The folder in which ``data`` holds the corpus of a fold."""
+        return self.output / "folds" / _name(fold) if fold else self.output
 
     def train_argv(self, cell: Cell) -> list[str]:
         """The words after ``sb-margins train`` for a cell."""
         return [
             str(self.yaml),
-            *self.flags,
+            *self.flags_of(cell.fold),
             *cell.variant.flags,
             f"--seed={cell.seed}",
             f"--output_folder={cell.folder}",
@@ -82,6 +107,11 @@ class Plan:
         if cell.folder not in self._configs:
             self._configs[cell.folder] = read_config(self.train_argv(cell))
         return self._configs[cell.folder]
+
+
+def _name(*parts: object) -> str:
+    """A folder's name, such as 2of5-1986."""
+    return "-".join(str(part).replace("/", "of") for part in parts if part != "")
 
 
 def shared_config(yaml: Path, flags: list[str], output: Path) -> TrainingConfig:
@@ -97,9 +127,15 @@ def make_plan(
     *,
     sets: list[str] | None = None,
     baseline: str = "",
+    folds: str = "",
+    contrasts: list[str] | None = None,
     flags: list[str] | None = None,
 ) -> Plan:
-    """Check what is asked for and lay it out; seeds count up from the YAML's."""
+    """Check what is asked for and lay it out; seeds count up from the YAML's.
+
+    ``folds`` is their number, or "2/5" for the first two of five; a contrast is
+    "ham:am", two losses or systems.
+    """
     variants = parse_variants(losses, sets or [])
     # As the training YAMLs spell their keys.
     flags = [
@@ -116,15 +152,47 @@ def make_plan(
                 f"--{name} is set by the comparison: use --losses, or "
                 f"--set LOSS.{setting}=VALUE"
             )
-    labels = [v.label for v in variants]
-    baseline = baseline or variants[0].loss
-    if baseline not in {v.loss for v in variants} | set(labels):
-        raise UserError(
-            f"the baseline '{baseline}' is not compared. There are: {'; '.join(labels)}"
-        )
-    first = shared_config(yaml, flags, output).settings.seed
-    numbers = [first + k for k in range(seeds)]
-    return Plan(yaml, flags, variants, numbers, output, baseline)
+    pairs = [_pair(text, variants) for text in contrasts or []]
+    settings = shared_config(yaml, flags, output).settings
+    return Plan(
+        yaml,
+        flags,
+        variants,
+        [settings.seed + k for k in range(seeds)],
+        output,
+        _compared(baseline or variants[0].loss, variants),
+        _folds(folds),
+        list(dict.fromkeys(pairs)),
+        settings.corpus_options,
+    )
+
+
+def _folds(text: str) -> list[str]:
+    first, _, total = text.partition("/")
+    total = total or first
+    if not text:
+        return [""]
+    last, _ = parse_fold(f"{first}/{total}")
+    return [f"{number}/{total}" for number in range(1, last + 1)]
+
+
+def _pair(text: str, variants: list[Variant]) -> tuple[str, str]:
+    names = text.split(":")
+    if len(names) != 2 or names[0] == names[1]:
+        raise UserError(f"--contrasts {text}: write SYSTEM:REFERENCE, e.g. ham:am")
+    one, two = (_compared(name, variants) for name in names)
+    return one, two
+
+
+def _compared(name: str, variants: list[Variant]) -> str:
+    """A loss, or the label of the variant of that label or slug."""
+    for variant in variants:
+        if name == variant.loss:
+            return name
+        if name in (variant.label, variant.slug):
+            return variant.label
+    labels = "; ".join(variant.label for variant in variants)
+    raise UserError(f"'{name}' is not compared. There are: {labels}")
 
 
 def configuration_hash(config: TrainingConfig) -> str:

@@ -6,7 +6,7 @@ import base64
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from sb_margins import select
 from sb_margins.comparison.geometry import describe_geometry, mean_and_spread
-from sb_margins.comparison.results import CellResult, Comparison, System
+from sb_margins.comparison.results import LAST, CellResult, Comparison, System
 from sb_margins.comparison.statistics import (
     Difference,
     Estimate,
@@ -33,6 +33,7 @@ from sb_margins.verification.metrics import Metric, standard_metrics, threshold_
 
 METRICS = standard_metrics((0.01,))[:2]  # EER and minDCF(0.01)
 UNKNOWN = Difference(*[math.nan] * 4)
+CHANGE = ["change", "p (Holm)", "visible"]
 
 
 def write_report(
@@ -110,65 +111,132 @@ def _render(content: dict[str, Any], page: str, folder: Path) -> str:
 
 def _result(comparison: Comparison, name: str, replicates: int) -> dict[str, Any]:
     """What the template shows of a trial list."""
-    labels, sides = comparison.labels(name), comparison.sides[name]
-    runs, contrasts = comparison.runs(name), comparison.contrasts
-    statistics = analyse(runs, labels, sides, contrasts, METRICS, replicates)
-    base = comparison.baseline.label
+    parts, base = comparison.parts(name), comparison.baseline.label
+    planned, others = comparison.planned, comparison.contrasts
+    ends = [
+        (system.label + LAST, system.label)
+        for system in comparison.systems
+        if all(name in result.last for result in system.results)
+    ]
+    statistics = analyse(parts, [planned, others, ends], METRICS, replicates)
     few = too_few(
         {
-            "test speakers": len(np.unique(sides[0][labels == 1])),
+            "test speakers": sum(
+                len(np.unique(part.sides[0][part.labels == 1])) for part in parts
+            ),
             "runs of a system": comparison.common_runs,
             "updates of a run": min(
                 _updates(comparison, s) for s in comparison.systems
             ),
         }
     )
-    head, rows = ["system"], []
-    for metric in METRICS:
-        head += [f"{metric.heading} ± sd", "95 % interval", "change", "p (Holm)"]
-    for label, estimates in statistics.estimates.items():
-        row = [label]
-        for metric in METRICS:
-            row += _estimate_cells(metric, estimates[metric.name])
-            if label == base:
-                row += ["baseline", "-"]
-            else:
-                difference = statistics.differences[label, base][metric.name]
-                row += _difference_cells(difference, shown=not few)
-        rows.append(row)
-    comparisons = len(METRICS) * len(statistics.differences)
+    labels = np.concatenate([part.labels for part in parts])
+    most = len(METRICS) * max(len(planned), len(others))
     return {
         "statistics": statistics,
         "few": few,
-        "verdict": _verdict(statistics, few, base),
-        "head": head,
-        "rows": rows,
+        "verdict": _verdict(statistics, few, planned, others),
+        "table": _systems_table(comparison, statistics, base, shown=not few),
+        "planned": _planned_table(statistics, planned, shown=not few),
+        "ends": _ends_table(statistics, ends),
         "targets": int(labels.sum()),
         "nontargets": len(labels) - int(labels.sum()),
-        "speakers": 1 + max(int(side.max()) for side in sides),
-        "comparisons": comparisons,
-        "least_p": 2 / (replicates + 1) * comparisons,
+        "speakers": sum(1 + max(int(s.max()) for s in part.sides) for part in parts),
+        "comparisons": len(METRICS) * len(others),
+        "least_p": 2 / (replicates + 1) * most,
     }
 
 
-def _verdict(statistics: Statistics, few: str, base: str) -> list[str]:
+def _systems_table(
+    comparison: Comparison, statistics: Statistics, base: str, shown: bool
+) -> dict[str, Any]:
+    head, rows = ["system"], []
+    for metric in METRICS:
+        head += [f"{metric.heading} ± sd", "95 % interval", *CHANGE]
+    for label in (system.label for system in comparison.systems):
+        row = [label]
+        for metric in METRICS:
+            row += _estimate_cells(metric, statistics.estimates[label][metric.name])
+            if label == base:
+                row += ["baseline", "-", "-"]
+                continue
+            one = statistics.differences[label, base][metric.name]
+            cells = _difference_cells(one, shown)
+            if (label, base) in comparison.planned:
+                cells[1:] = ["planned", "-"]
+            row += cells
+        rows.append(row)
+    return {"head": head, "rows": rows}
+
+
+def _planned_table(
+    statistics: Statistics, planned: Sequence[tuple[str, str]], shown: bool
+) -> dict[str, Any]:
+    head, rows = ["planned contrast"], []
+    for metric in METRICS:
+        head += [f"{metric.heading}: 95 % interval", *CHANGE]
+    for pair in planned:
+        row = [" against ".join(pair)]
+        for metric in METRICS:
+            one = statistics.differences[pair][metric.name]
+            row += [_interval(metric, one), *_difference_cells(one, shown)]
+        rows.append(row)
+    return {"head": head, "rows": rows}
+
+
+def _ends_table(
+    statistics: Statistics, ends: Sequence[tuple[str, str]]
+) -> dict[str, Any]:
+    """Every system at its best dev epoch and at its last one."""
+    head, rows = ["system"], []
+    for metric in METRICS:
+        head += [f"{metric.heading}: best", "last", "gap", "95 % interval", "change"]
+    for last, best in ends:
+        row = [best]
+        for metric in METRICS:
+            means = [statistics.estimates[k][metric.name].mean for k in (best, last)]
+            one = statistics.differences[last, best][metric.name]
+            row += [metric.number(value) for value in (*means, means[1] - means[0])]
+            row += [_interval(metric, one), _difference_cells(one, False)[0]]
+        rows.append(row)
+    return {"head": head, "rows": rows}
+
+
+def _verdict(
+    statistics: Statistics,
+    few: str,
+    planned: Sequence[tuple[str, str]],
+    others: Sequence[tuple[str, str]],
+) -> list[str]:
     """What is significant on a list, in sentences without full stops."""
-    if not statistics.differences:
+    if not planned and not others:
         return []
     if few:
         return [f"Too few for a statement on significance: {few}"]
     lines = []
-    for metric in METRICS:
-        rows = {k[0]: row[metric.name] for k, row in statistics.differences.items()}
-        lower = "; ".join(label for label, one in rows.items() if one.better)
-        higher = "; ".join(label for label, one in rows.items() if one.worse)
-        if lower:
-            lines.append(f"Significantly lower {metric.label} than {base}: {lower}")
-        if higher:
-            lines.append(f"Significantly higher {metric.label} than {base}: {higher}")
-        if not lower and not higher:
-            lines.append(f"No significant difference in {metric.label} from {base}")
+    for kind, pairs in (("Planned", planned), ("Exploratory", others)):
+        for metric in METRICS if pairs else ():
+            rows = [(p, statistics.differences[p][metric.name]) for p in pairs]
+            lower = _named([pair for pair, one in rows if one.better], kind)
+            higher = _named([pair for pair, one in rows if one.worse], kind)
+            found = []
+            if lower:
+                found.append(f"Significantly lower {metric.label} {lower}")
+            if higher:
+                found.append(f"Significantly higher {metric.label} {higher}")
+            whole = f"from {others[0][1]}" if kind != "Planned" else "of any contrast"
+            found = found or [f"No significant difference in {metric.label} {whole}"]
+            lines += [f"{kind}: {line}" if planned else line for line in found]
     return lines
+
+
+def _named(pairs: Sequence[tuple[str, str]], kind: str) -> str:
+    """For a sentence: planned pairs in full, others share their reference."""
+    if not pairs:
+        return ""
+    if kind == "Planned":
+        return "of " + "; ".join(f"{one} than of {two}" for one, two in pairs)
+    return f"than {pairs[0][1]}: " + "; ".join(one for one, _ in pairs)
 
 
 def _caveats(comparison: Comparison) -> list[str]:
@@ -193,12 +261,19 @@ def _estimate_cells(metric: Metric, one: Estimate) -> list[str]:
     return [mean, f"{metric.number(one.low)} to {metric.number(one.high)}"]
 
 
+def _interval(metric: Metric, one: Difference) -> str:
+    if math.isnan(one.low):
+        return "-"
+    return f"{metric.number(one.low)} to {metric.number(one.high)}"
+
+
 def _difference_cells(one: Difference, shown: bool) -> list[str]:
-    """The change, and its p-value if it is to be ``shown``."""
+    """The change, its p-value if it is to be ``shown``, what would have been seen."""
     change = "-" if math.isnan(one.change) else f"{100 * one.change:+.1f} %"
+    visible = "-" if math.isnan(one.visible) else f"{100 * one.visible:.0f} %"
     if not shown or math.isnan(one.p_value):
-        return [change, "-"]
-    return [change, f"{one.p_holm:.3f}{' *' if one.significant else ''}"]
+        return [change, "-", "-"]
+    return [change, f"{one.p_holm:.3f}{' *' if one.significant else ''}", visible]
 
 
 def _training_table(comparison: Comparison) -> dict[str, Any]:
@@ -214,7 +289,7 @@ def _training_table(comparison: Comparison) -> dict[str, Any]:
         "system": lambda s: s.label,
         "dev EER % ± sd": lambda s: mean_and_spread(per_cent(s.best("EER")), ".2f"),
         "chosen": chosen,
-        "seeds": lambda s: str(len(s.results)),
+        "runs": lambda s: str(len(s.results)),
         "updates": lambda s: f"{_updates(comparison, s):,}",
         "minutes": lambda s: _mean([r.minutes for r in s.results]),
         "best epoch": lambda s: ", ".join(f"{e:.0f}" for e in s.best("epoch")),
@@ -232,7 +307,8 @@ def _mean(values: Sequence[float]) -> str:
 def _updates(comparison: Comparison, system: System) -> int:
     """Optimiser updates of a run (without adaptive accumulation)."""
     settings = system.settings
-    crops = len(comparison.prepared.manifest("train")) * settings.crops_per_utterance
+    sizes = [len(f.prepared.manifest("train")) for f in comparison.folds.values()]
+    crops = min(sizes) * settings.crops_per_utterance
     factor = system.results[0].settings.get("grad_accumulation_factor") or 1
     return settings.number_of_epochs * -(-(crops // settings.batch_size) // factor)
 
@@ -250,20 +326,26 @@ def _draw(comparison: Comparison, folder: Path) -> dict[str, Any]:
     size = len(COLOURS) - 1  # besides the baseline
     groups = [others[i : i + size] for i in range(0, len(others), size)] or [[]]
     for name in comparison.tests:
-        labels = comparison.labels(name)
+        drawn = {
+            s.label: (
+                s.typical.scores[name],
+                comparison.folds[s.typical.cell.fold].labels(name),
+            )
+            for s in systems
+        }
         for number, group in enumerate(groups, 1):
             several = len(groups) > 1
             title = f"{name} ({number} of {len(groups)})" if several else name
             path = folder / f"det_{name}_{number}.png"
-            scores = {s.label: s.typical.scores[name] for s in [base, *group]}
-            plot_det({k: (v, labels) for k, v in scores.items()}, path, title=title)
+            plot_det(
+                {s.label: drawn[s.label] for s in [base, *group]}, path, title=title
+            )
             plots["det"].append({"path": path, "title": title, "several": several})
         path = plots["scores"][name] = folder / f"scores_{name}.png"
         densities = {}
         for system in systems:
-            scores_of = system.typical.scores[name]
-            threshold = threshold_at(scores_of, labels)
-            densities[system.label] = (scores_of, labels, threshold, score_unit(system))
+            one = drawn[system.label]
+            densities[system.label] = (*one, threshold_at(*one), score_unit(system))
         plot_histograms(densities, path)
     return plots
 
@@ -315,20 +397,25 @@ def _numbers(
     def plain(estimate: Estimate, one: Difference) -> dict[str, float | None]:
         values = vars(one) | {"difference_low": one.low, "difference_high": one.high}
         values |= vars(estimate)
-        return {k: None if math.isnan(v) else v for k, v in values.items()}
+        return _known(values)
 
-    tables = {}
+    tables, contrasts = {}, {}
     for name, result in lists.items():
-        statistics = result["statistics"]
+        statistics, known = result["statistics"], result["statistics"].differences
         tables[name] = {
             label: {
                 metric: plain(
-                    estimate,
-                    statistics.differences.get((label, base), {}).get(metric, UNKNOWN),
+                    estimate, known.get((label, base), {}).get(metric, UNKNOWN)
                 )
                 for metric, estimate in estimates.items()
             }
             for label, estimates in statistics.estimates.items()
+        }
+        contrasts[name] = {
+            " against ".join(pair): {
+                metric: _known(vars(one)) for metric, one in known[pair].items()
+            }
+            for pair in comparison.planned
         }
     return {
         "baseline": base,
@@ -337,7 +424,13 @@ def _numbers(
             loss: comparison.chosen(loss).label for loss in comparison.losses
         },
         "lists": tables,
+        "planned": contrasts,
         "too_few": {name: result["few"] for name, result in lists.items()},
         "missing": comparison.missing,
         "seeds": comparison.plan.seeds,
+        "folds": [fold for fold in comparison.plan.folds if fold],
     }
+
+
+def _known(values: Mapping[str, float]) -> dict[str, float | None]:
+    return {k: None if math.isnan(v) else v for k, v in values.items()}

@@ -6,14 +6,17 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sb_margins.comparison.cells import finished_marker
 from sb_margins.comparison.plan import Cell, Plan, data_hash
+from sb_margins.comparison.statistics import Part
 from sb_margins.comparison.variants import Variant
 from sb_margins.data import Prepared
+from sb_margins.data.splitting import DIVIDED
 from sb_margins.data.trials import Trials, read_trials
 from sb_margins.errors import UserError
 from sb_margins.training.log import History, Row
@@ -21,14 +24,20 @@ from sb_margins.training.settings import TrainingSettings
 from sb_margins.verification.bootstrap import speakers_of
 from sb_margins.verification.score_file import read_scores
 
+LAST = ", last epoch"  # a system's label at the end of training
+
 
 @dataclass
 class CellResult:
-    """A finished run: its history, and its scores [N] of each trial list."""
+    """A finished run: its history, and its scores [N] of each trial list.
+
+    ``scores`` are of the best epoch, ``last`` of the last one (none in older runs).
+    """
 
     cell: Cell
     history: History
     scores: dict[str, np.ndarray]
+    last: dict[str, np.ndarray]
     settings: dict[str, Any]  # from run.json
     versions: dict[str, str]
     marker: dict[str, Any]
@@ -47,7 +56,7 @@ class CellResult:
 
 @dataclass
 class System:
-    """A variant with its finished runs, in the order of the seeds."""
+    """A variant with its finished runs, in the order of the seeds and folds."""
 
     variant: Variant
     results: list[CellResult]
@@ -67,35 +76,72 @@ class System:
 
     @property
     def dev_eer(self) -> float:
-        """The mean over seeds of the best dev EER, which chooses between settings."""
+        """The mean over runs of the best dev EER, which chooses between settings."""
         return float(np.mean(self.best("EER")))
 
     @property
     def typical(self) -> CellResult:
-        """The run with the median dev EER, which is drawn."""
-        ranked = sorted(self.results, key=lambda r: r.best.get("EER", 0.0))
+        """The run with the median dev EER (of the first fold), which is drawn."""
+        fold = self.results[0].cell.fold
+        same = [r for r in self.results if r.cell.fold == fold]
+        ranked = sorted(same, key=lambda r: r.best.get("EER", 0.0))
         return ranked[(len(ranked) - 1) // 2]
 
 
 @dataclass
-class Comparison:
-    """All that a report is made of.
+class Fold:
+    """The corpus as the runs on a fold see it (without folds: as all do).
 
     ``trials`` and ``sides`` (speakers of both sides of each trial) are by list, dev
-    first; ``missing`` are the labels of unfinished cells.
+    first.
     """
 
-    plan: Plan
     prepared: Prepared
-    systems: list[System]
     trials: dict[str, Trials]
     sides: dict[str, tuple[np.ndarray, np.ndarray]]
+
+    @classmethod
+    def load(cls, folder: Path) -> Fold:
+        """From what ``prepare`` wrote."""
+        fold = cls(Prepared.load(folder), {}, {})
+        for split in fold.prepared.splits[1:]:
+            if fold.prepared.has_trials(split):
+                trials = read_trials(fold.prepared.trials(split))
+                speakers = {u.id: u.spk_id for u in fold.prepared.manifest(split)}
+                fold.trials[split] = trials
+                fold.sides[split] = speakers_of(trials, speakers)
+        return fold
+
+    def labels(self, name: str) -> np.ndarray:
+        """The labels [N] of a trial list."""
+        labels = self.trials[name].labels
+        assert labels is not None, "prepared lists have labels"
+        return labels
+
+
+@dataclass
+class Comparison:
+    """All that a report is made of; ``missing`` are the labels of unfinished cells."""
+
+    plan: Plan
+    folds: dict[str, Fold]
+    systems: list[System]
     missing: list[str] = field(default_factory=list)
+
+    @property
+    def prepared(self) -> Prepared:
+        """The corpus, of the first fold."""
+        return self.folds[self.plan.folds[0]].prepared
+
+    def on_first_fold(self, system: System) -> list[CellResult]:
+        """The runs whose test speakers are those of ``prepared``."""
+        return [r for r in system.results if r.cell.fold == self.plan.folds[0]]
 
     @property
     def tests(self) -> list[str]:
         """The lists that are reported: all but dev, or dev when it is the only one."""
-        return [name for name in self.trials if name != "dev"] or list(self.trials)
+        lists = list(self.folds[self.plan.folds[0]].trials)
+        return [name for name in lists if name != "dev"] or lists
 
     @property
     def losses(self) -> list[str]:
@@ -111,45 +157,59 @@ class Comparison:
             self.settings_of(loss), key=lambda s: (math.isnan(s.dev_eer), s.dev_eer)
         )
 
+    def named(self, name: str) -> System | None:
+        """The chosen setting of a loss, or the system with that label; None: no run."""
+        if name in self.losses:
+            return self.chosen(name)
+        return next((s for s in self.systems if s.label == name), None)
+
     @property
     def baseline(self) -> System:
         """The system that the others are compared with."""
         name = self.plan.baseline
-        if name in self.losses:
-            return self.chosen(name)
-        named = [system for system in self.systems if system.label == name]
-        if not named:
+        if (system := self.named(name)) is None:
             raise UserError(
                 f"no run of the baseline '{name}' is finished: train it, or choose "
                 "another --baseline"
             )
-        return named[0]
+        return system
+
+    @property
+    def planned(self) -> list[tuple[str, str]]:
+        """The contrasts that were asked for, as far as both systems have runs."""
+        sides = ([self.named(n) for n in pair] for pair in self.plan.contrasts)
+        return [(one.label, two.label) for one, two in sides if one and two]
 
     @property
     def contrasts(self) -> list[tuple[str, str]]:
-        """The differences that are tested: every system against the baseline."""
+        """The other differences: every system against the baseline."""
         base = self.baseline.label
-        return [(s.label, base) for s in self.systems if s.label != base]
+        pairs = [(s.label, base) for s in self.systems if s.label != base]
+        return [pair for pair in pairs if pair not in self.planned]
 
     @property
     def common_runs(self) -> int:
-        """The fewest runs that a system shares with the baseline."""
-        seeds = [{r.cell.seed for r in s.results} for s in self.systems]
-        base = {r.cell.seed for r in self.baseline.results}
-        return min(len(base & one) for one in seeds)
+        """The fewest runs that two systems of a contrast share."""
+        runs = {s.label: {r.cell.run for r in s.results} for s in self.systems}
+        pairs = self.planned + self.contrasts
+        base = self.baseline.label
+        return min(len(runs[a] & runs[b]) for a, b in pairs or [(base, base)])
 
-    def labels(self, name: str) -> np.ndarray:
-        """The labels [N] of a trial list."""
-        labels = self.trials[name].labels
-        assert labels is not None, "prepared lists have labels"
-        return labels
+    def parts(self, name: str) -> list[Part]:
+        """The scores of a list, a part for each fold; one if all folds' runs share it.
 
-    def runs(self, name: str) -> dict[str, dict[int, np.ndarray]]:
-        """The scores of a trial list, by system and seed."""
-        return {
-            s.label: {r.cell.seed: r.scores[name] for r in s.results}
-            for s in self.systems
-        }
+        A system's scores of the last epoch are there as those of one more system.
+        """
+        parts: dict[str, Part] = {}
+        for result in self.results():
+            key = result.cell.fold if name in DIVIDED else ""
+            fold, label = self.folds[result.cell.fold], result.cell.variant.label
+            part = Part({}, fold.labels(name), fold.sides[name])
+            runs = parts.setdefault(key, part).runs
+            runs.setdefault(label, {})[result.cell.run] = result.scores[name]
+            if name in result.last:
+                runs.setdefault(label + LAST, {})[result.cell.run] = result.last[name]
+        return [parts[key] for key in sorted(parts)]
 
     def results(self) -> Iterable[CellResult]:
         return (result for system in self.systems for result in system.results)
@@ -157,40 +217,40 @@ class Comparison:
 
 def load(plan: Plan) -> Comparison:
     """Read every finished cell of a plan."""
-    prepared = Prepared.load(plan.output / "data")
-    data = data_hash(prepared)
-    trials, sides = {}, {}
-    for split in prepared.splits[1:]:
-        if prepared.has_trials(split):
-            trials[split] = read_trials(prepared.trials(split))
-            speakers = {u.id: u.spk_id for u in prepared.manifest(split)}
-            sides[split] = speakers_of(trials[split], speakers)
+    folds = {fold: Fold.load(plan.place(fold) / "data") for fold in plan.folds}
+    data = {key: data_hash(fold.prepared) for key, fold in folds.items()}
     finished: dict[Variant, list[CellResult]] = {v: [] for v in plan.variants}
     missing = []
     for cell in plan.cells:
-        marker = finished_marker(cell, plan, data)
+        marker = finished_marker(cell, plan, data[cell.fold])
         if marker is None:
             missing.append(cell.label)
         else:
+            trials = folds[cell.fold].trials
             finished[cell.variant].append(_read(cell, marker, trials))
     systems = [System(v, results) for v, results in finished.items() if results]
     if not systems:
         raise UserError(f"no run in {plan.output} is finished: nothing to report")
-    return Comparison(plan, prepared, systems, trials, sides, missing)
+    return Comparison(plan, folds, systems, missing)
 
 
 def _read(cell: Cell, marker: dict[str, Any], trials: dict[str, Trials]) -> CellResult:
     run = json.loads((cell.folder / "run.json").read_text(encoding="utf-8"))
-    scores = {}
-    for name, expected in trials.items():
-        path = cell.folder / f"scores_{name}.txt"
-        if not path.is_file():
-            raise UserError(f"{cell.label} has no scores of the list {name}")
-        scored, scores[name] = read_scores(path)
-        if scored.enrol != expected.enrol or scored.test != expected.test:
-            raise UserError(
-                f"{path} scores other trials than those of the comparison: the results "
-                "cannot be compared. Delete its folder to train it again"
-            )
+    best: dict[str, np.ndarray] = {}
+    last: dict[str, np.ndarray] = {}
+    for end, scores in (("", best), ("last_", last)):
+        for name, expected in trials.items():
+            path = cell.folder / f"scores_{end}{name}.txt"
+            if not path.is_file():
+                if end:
+                    continue
+                raise UserError(f"{cell.label} has no scores of the list {name}")
+            scored, scores[name] = read_scores(path)
+            if scored.enrol != expected.enrol or scored.test != expected.test:
+                raise UserError(
+                    f"{path} scores other trials than those of the comparison: the "
+                    "results cannot be compared. Delete its folder to train it again"
+                )
     history = History(cell.folder / "history.csv")
-    return CellResult(cell, history, scores, run["settings"], run["versions"], marker)
+    settings, versions = run["settings"], run["versions"]
+    return CellResult(cell, history, best, last, settings, versions, marker)

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -37,19 +37,28 @@ class RunningCell:
     started: float = field(default_factory=time.monotonic)
 
 
-def train_cells(plan: Plan, data: str, jobs: int, lock: IO[str]) -> list[str]:
+def train_cells(
+    plan: Plan, data: Mapping[str, str], jobs: int, lock: IO[str]
+) -> list[str]:
     """Train what is not finished, ``jobs`` at a time; returns what failed.
+
+    ``data`` are hashes of the corpus by fold.
 
     A cell that fails does not stop the others. Processes inherit ``lock``: while one
     of them lives, also when the comparison was killed, nobody else writes there.
     ``KeyboardInterrupt`` comes out after the runs have saved.
     """
-    waiting = [cell for cell in plan.cells if finished_marker(cell, plan, data) is None]
+    waiting = [
+        cell
+        for cell in plan.cells
+        if finished_marker(cell, plan, data[cell.fold]) is None
+    ]
     total, todo = len(plan.cells), len(waiting)
     rest = f"; {total - todo} are finished" if todo < total else ""
+    folds = f"{len(plan.folds)} folds x " if plan.folds != [""] else ""
     progress(
-        f"{total} runs: {len(plan.variants)} systems x {len(plan.seeds)} seeds{rest}; "
-        f"{jobs} at a time"
+        f"{total} runs: {len(plan.variants)} systems x {folds}{len(plan.seeds)} seeds"
+        f"{rest}; {jobs} at a time"
     )
     running: list[RunningCell] = []
     failures, begun = [], time.monotonic()

@@ -1,7 +1,9 @@
 """Metrics of the systems with their uncertainty, and which differences are significant.
 
-Speakers are resampled under the same draws for all systems, seeds independently of
-them and in pairs: two systems with one seed started from the same weights.
+Speakers are resampled under the same draws for all systems, runs independently of
+them and in pairs: two systems with one seed started from the same weights. With folds,
+speakers are resampled within each, and values, never scores, are pooled: the scores of
+two models have different scales.
 """
 
 from __future__ import annotations
@@ -20,8 +22,20 @@ from sb_margins.verification.metrics import Metric
 LEVEL = 0.05
 # The least that a statement of significance needs; docs/comparison.md says why.
 LEAST = {"test speakers": 20, "runs of a system": 3, "updates of a run": 300}
-# Scores [N] of each run (a seed) of each system.
-Runs = Mapping[str, Mapping[Any, np.ndarray]]
+POWER = 0.8
+
+
+@dataclass(frozen=True)
+class Part:
+    """Trials of which no speaker is in another part, as judged by some runs.
+
+    ``runs`` are the scores [N] of each run of each system; ``labels`` [N] and ``sides``
+    (the speakers) are of the trials.
+    """
+
+    runs: dict[str, dict[Any, np.ndarray]]
+    labels: np.ndarray
+    sides: Sequence[np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -44,7 +58,9 @@ class Difference:
 
     ``change`` is relative to the reference; ``low`` and ``high`` are the 95 % interval
     of the difference over speakers and runs; p-values are two-sided, before and after
-    Holm's correction. All are NaN when the two have no common run.
+    Holm's correction; ``error`` is the standard error of ``change``. ``visible`` is the
+    smallest change that is significant in 80 % of such comparisons, be it the largest
+    of its family. All are NaN when the two have no common run.
     """
 
     change: float
@@ -52,6 +68,8 @@ class Difference:
     high: float
     p_value: float
     p_holm: float = math.nan
+    error: float = math.nan
+    visible: float = math.nan
 
     @property
     def significant(self) -> bool:
@@ -105,51 +123,81 @@ def too_few(counts: Mapping[str, int]) -> str:
 
 
 def analyse(
-    runs: Runs,
-    labels: np.ndarray,
-    sides: Sequence[np.ndarray],
-    contrasts: Sequence[tuple[str, str]],
+    parts: Sequence[Part],
+    families: Sequence[Sequence[tuple[str, str]]],
     metrics: Sequence[Metric],
     replicates: int,
 ) -> Statistics:
     """Estimates of all systems, and the differences of (system, reference) pairs.
 
-    Holm's correction is over all contrasts and metrics.
+    Holm's correction is over all contrasts and metrics of a family.
     """
-    flat = [(system, run) for system, named in runs.items() for run in named]
-    row_of = {key: row for row, key in enumerate(flat)}
-    scores = [runs[system][run] for system, run in flat]
-    full, drawn = resample(scores, labels, sides, metrics, replicates=replicates)
+    keys: list[tuple[str, Any]] = []  # of each row: system, and fold with run
+    fold_of, values, draws = [], [], []
+    for number, part in enumerate(parts):
+        pairs = [(system, run) for system, named in part.runs.items() for run in named]
+        full, drawn = resample(
+            [part.runs[system][run] for system, run in pairs],
+            part.labels,
+            part.sides,
+            metrics,
+            replicates=replicates,
+            seed=SEED + number,
+        )
+        keys += [(system, (number, run)) for system, run in pairs]
+        fold_of += [number] * len(pairs)
+        values.append(full)
+        draws.append(drawn)
+    least = min(len(drawn) for drawn in draws)  # a draw without non-targets is left out
+    full = np.concatenate(values)
+    drawn = np.concatenate([one[:least] for one in draws], axis=1)
+    folds = np.array(fold_of)
+    row_of: dict[str, dict[Any, int]] = {}
+    for row, (system, run) in enumerate(keys):
+        row_of.setdefault(system, {})[run] = row
     estimates: dict[str, dict[str, Estimate]] = {}
-    for system, named in runs.items():
-        rows = [row_of[system, run] for run in named]
+    for system, named in row_of.items():
+        rows = list(named.values())
         estimates[system] = {
-            metric.name: estimate(full[rows, m], drawn[:, rows, m])
+            metric.name: estimate(full[rows, m], drawn[:, rows, m], folds[rows])
             for m, metric in enumerate(metrics)
         }
-    pairs: dict[tuple[str, str], dict[str, Difference]] = {}
-    for system, reference in contrasts:
-        common = [run for run in runs[system] if run in runs[reference]]
-        one = [row_of[system, run] for run in common]
-        two = [row_of[reference, run] for run in common]
-        pairs[system, reference] = {
-            metric.name: difference(
-                full[one, m], full[two, m], drawn[:, one, m], drawn[:, two, m]
+    differences: dict[tuple[str, str], dict[str, Difference]] = {}
+    for contrasts in families:
+        family: list[tuple[tuple[str, str], str, Difference]] = []
+        for system, reference in contrasts:
+            common = [run for run in row_of[system] if run in row_of[reference]]
+            one = [row_of[system][run] for run in common]
+            two = [row_of[reference][run] for run in common]
+            for m, metric in enumerate(metrics):
+                both = full[one, m], full[two, m], drawn[:, one, m], drawn[:, two, m]
+                found = difference(*both, folds[one])
+                family.append(((system, reference), metric.name, found))
+        corrected = holm([found.p_value for *_, found in family])
+        # Holm's first step: the level for the largest difference of a family.
+        needed = normal.ppf(1 - LEVEL / 2 / max(1, len(family))) + normal.ppf(POWER)
+        for (contrast, name, found), p_holm in zip(family, corrected, strict=True):
+            differences.setdefault(contrast, {})[name] = replace(
+                found, p_holm=p_holm, visible=float(needed) * found.error
             )
-            for m, metric in enumerate(metrics)
-        }
-    corrected = iter(holm([d.p_value for row in pairs.values() for d in row.values()]))
-    differences = {
-        contrast: {k: replace(d, p_holm=next(corrected)) for k, d in row.items()}
-        for contrast, row in pairs.items()
-    }
     return Statistics(estimates, differences)
 
 
-def estimate(full: np.ndarray, drawn: np.ndarray) -> Estimate:
-    """From the values of n runs on all trials [n] and on the draws [R, n]."""
+def pooled(values: np.ndarray, folds: np.ndarray) -> np.ndarray:
+    """The mean over folds of the means over the runs [..., n] on each: [...]."""
+    means = [values[..., folds == fold].mean(-1) for fold in np.unique(folds)]
+    return np.mean(means, axis=0)
+
+
+def estimate(full: np.ndarray, drawn: np.ndarray, folds: Any = 0) -> Estimate:
+    """From the values of n runs on all trials [n] and on the draws [R, n].
+
+    ``folds`` [n] numbers the fold of each run.
+    """
+    folds = np.broadcast_to(folds, full.shape)
     spread = float(full.std(ddof=1)) if len(full) > 1 else math.nan
-    return Estimate(float(full.mean()), spread, *percentiles(drawn.mean(1)))
+    mean = float(pooled(full, folds))
+    return Estimate(mean, spread, *percentiles(pooled(drawn, folds)))
 
 
 def difference(
@@ -157,26 +205,50 @@ def difference(
     reference: np.ndarray,
     drawn: np.ndarray,
     reference_drawn: np.ndarray,
+    folds: Any = 0,
     seed: int = SEED,
 ) -> Difference:
     """From the values of n paired runs on all trials [n] and on the draws [R, n].
 
-    Runs are resampled apart from speakers, which counts what a run does to some
-    speakers only in both: p-values are a little too large rather than too small.
+    ``folds`` [n] numbers the fold of each run. Runs are resampled apart from speakers.
+    Within a fold, this counts what a run does to some speakers only in both: p-values
+    are a little too large rather than too small. Runs on different folds differ by
+    their speakers, too: what the draws explain of that is taken off.
     """
     n = len(full)
     if not n:
         return Difference(math.nan, math.nan, math.nan, math.nan)
-    deviation = full - reference
-    deviation = deviation - deviation.mean()
+    folds = np.broadcast_to(folds, full.shape)
+    gap = full - reference
+    deviation = gap - gap.mean()
     pick = np.random.default_rng(seed).integers(n, size=(len(drawn), n))
     # The mean of n drawn runs varies by (n - 1) / n too little: the rescaled
     # bootstrap of Rao and Wu (1988). Few runs say little about their own spread:
     # Student's t for the normal distribution.
     few = max(n - 1, 1)
     stretch = math.sqrt(n / few) * student.ppf(0.975, few) / normal.ppf(0.975)
+    gaps = drawn - reference_drawn
+    stretch *= math.sqrt(_unexplained(deviation, gaps, folds))
     of_runs = deviation[pick].mean(1) * stretch
-    means = (drawn - reference_drawn).mean(1) + of_runs
-    base = reference.mean()
-    change = float((full.mean() - base) / base) if base else math.nan
-    return Difference(change, *percentiles(means), sign_p_value(means))
+    means = pooled(gaps, folds) + of_runs
+    base = float(pooled(reference, folds))
+    change = float(pooled(gap, folds)) / base if base else math.nan
+    error = float(means.std()) / base if base else math.nan
+    return Difference(change, *percentiles(means), sign_p_value(means), error=error)
+
+
+def _unexplained(deviation: np.ndarray, gaps: np.ndarray, folds: np.ndarray) -> float:
+    """The share of the squared deviations [n] of runs that is not their speakers'.
+
+    Of what the draws [R, n] say that speakers contribute, (n - 2) / (n - 1) is taken
+    off: with few runs both are uncertain, and a share of 0 would claim too much.
+    """
+    total = float((deviation**2).sum())
+    if not total:
+        return 1.0
+    names, of_fold = np.unique(folds, return_inverse=True)
+    means = np.stack([gaps[:, folds == name].mean(1) for name in names], axis=1)
+    means = (means - means.mean(0))[:, of_fold]
+    speakers = ((means - means.mean(1, keepdims=True)) ** 2).sum(1).mean()
+    sure = max(0.0, 1 - 1 / max(len(deviation) - 1, 1))
+    return max(0.0, 1 - sure * float(speakers) / total)

@@ -13,7 +13,7 @@ from sb_margins.data.checking import CHECKS, usable
 from sb_margins.data.corpus import Corpus, Entry, Listing, choose, existing_folder
 from sb_margins.data.manifest import Manifest, Utterance
 from sb_margins.data.prepared import FORMAT, Prepared
-from sb_margins.data.splitting import divide, hold_out, make_trials
+from sb_margins.data.splitting import DIVIDED, divide, hold_out, make_trials
 from sb_margins.data.tables import read_table
 from sb_margins.data.trials import Trials, usable_trials, write_trials
 from sb_margins.errors import UserError, listed, nearest
@@ -21,12 +21,15 @@ from sb_margins.files import write_text
 from sb_margins.messages import progress
 
 CORPORA = ("folder", "demo", "mini_librispeech", "voxceleb", "cnceleb", "sitw")
-COMMON: dict[str, Any] = {"skip_bad": False, "min_seconds": 0.4, "check": "ends"}
+CHECKING: dict[str, Any] = {"skip_bad": False, "min_seconds": 0.4, "check": "ends"}
+COMMON: dict[str, Any] = {**CHECKING, "fold": ""}
 COMMON_HELP = {
     "skip_bad": "leave unreadable files out (listed) instead of stopping",
     "min_seconds": "leave shorter files out (listed)",
     "check": "header, ends (also decodes both ends, for truncated and silent files and "
     "copies) or full (decodes everything)",
+    "fold": "e.g. 2/5: the second of five folds of all train, dev and test speakers is "
+    "test, the next one dev, the others train",
 }
 
 
@@ -67,6 +70,7 @@ def prepare(
         Whether to print to standard error what was done.
     **options
         ``skip_bad`` (default False), ``min_seconds`` (0.4), ``check`` ("ends"),
+        ``fold`` (""; "2/5": the second of five folds is test, the next one dev),
         and the corpus's own: see ``sb-margins prepare CORPUS --help``.
 
     Returns
@@ -112,7 +116,7 @@ def prepare(
         folder, seed=seed, **{name: options[name] for name in layout.options}
     )
     save.mkdir(parents=True, exist_ok=True)
-    common = {name: options[name] for name in COMMON}
+    common = {name: options[name] for name in CHECKING}
     utterances, left_out = usable(
         listing, save, workers=workers, progress=verbose, **common
     )
@@ -181,9 +185,11 @@ def _data_folder(layout: Corpus, folder: str | Path | None) -> Path:
 def _read_info(save: Path) -> dict[str, Any] | None:
     """The ``prepare.json`` of an earlier preparation, if it can be read."""
     try:
-        return json.loads((save / "prepare.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        info = json.loads((save / "prepare.json").read_text(encoding="utf-8"))
+        info["options"].setdefault("fold", "")  # older: none
+    except (OSError, ValueError, KeyError):
         return None
+    return info
 
 
 def _is_current(
@@ -233,12 +239,16 @@ def _splits(
         raise UserError(f"no usable audio in {listing.root}")
     ordered = sorted(utterances, key=lambda pair: pair[1].id)
     splits: dict[str, list[Utterance]] = {}
+    pooled = DIVIDED if options["fold"] else ()
+    for name in pooled:
+        listing.trials.pop(name, None)
     for entry, utterance in ordered:
-        splits.setdefault(entry.split, []).append(utterance)
-    if list(splits) == [""]:
-        shares = ("dev_share", "test_share", "eval_utterances")
-        splits = divide(
-            splits[""], seed, **{k: options[k] for k in shares if k in options}
+        name = "" if entry.split in pooled else entry.split
+        splits.setdefault(name, []).append(utterance)
+    if pooled or list(splits) == [""]:
+        shares = ("dev_share", "test_share", "eval_utterances", "fold")
+        splits |= divide(
+            splits.pop("", []), seed, **{k: options[k] for k in shares if k in options}
         )
     elif "train" in splits and "dev" not in splits and listing.dev_speakers:
         splits["train"], splits["dev"] = hold_out(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+import re
 from collections.abc import Iterable, Sequence
 
 from sb_margins.data.manifest import Utterance
@@ -16,6 +17,7 @@ from sb_margins.data.trials import Trials
 from sb_margins.errors import UserError
 from sb_margins.files import hash_text
 
+DIVIDED = ("train", "dev", "test")  # other splits are lists of their own
 FEWEST_SPEAKERS = 6
 MOST_TARGETS = MOST_NONTARGETS = 10_000
 MOST_DEV_SPEAKERS, MOST_TEST_SPEAKERS = 50, 100
@@ -36,12 +38,16 @@ def divide(
     dev_share: float = 0.15,
     test_share: float = 0.15,
     eval_utterances: int = 20,
+    fold: str = "",
 ) -> dict[str, list[Utterance]]:
     """A train, dev and test split in which no speaker is in two splits.
 
     Dev and test take speakers with two utterances or more (others have no target
     trial), at least two speakers each and the given shares, up to 50 and 100. At most
     ``eval_utterances`` of each of them are kept (0 = all).
+
+    With a ``fold`` such as "2/5", test is the second of five folds of all these
+    speakers, dev the one after it (the first after the last).
     """
     eligible = _with_two_utterances(utterances)
     if len(eligible) < FEWEST_SPEAKERS:
@@ -62,14 +68,36 @@ def divide(
     n_test = min(MOST_TEST_SPEAKERS, max(2, round(test_share * count)))
     n_test = max(2, min(n_test, count - n_dev - 2))
     order = shuffled(eligible, seed, "split")
-    split_of = dict.fromkeys(order[:n_dev], "dev")
-    split_of.update(dict.fromkeys(order[n_dev : n_dev + n_test], "test"))
-    splits: dict[str, list[Utterance]] = {"train": [], "dev": [], "test": []}
+    dev, test = order[:n_dev], order[n_dev : n_dev + n_test]
+    if fold:
+        number, folds = parse_fold(fold)
+        if count < 2 * folds:
+            raise UserError(
+                f"fold {fold}: {folds} folds take at least {2 * folds} speakers with "
+                f"two utterances or more; found {count}"
+            )
+        gender = {u.spk_id: u.meta.get("gender", "") for u in utterances}
+        order.sort(key=lambda speaker: gender[speaker])  # dealt evenly
+        test, dev = order[number - 1 :: folds], order[number % folds :: folds]
+    split_of = {**dict.fromkeys(dev, "dev"), **dict.fromkeys(test, "test")}
+    splits: dict[str, list[Utterance]] = {name: [] for name in DIVIDED}
     for u in utterances:
         splits[split_of.get(u.spk_id, "train")].append(u)
     for name in ("dev", "test"):
         splits[name] = fewer(splits[name], eval_utterances, seed)
     return splits
+
+
+def parse_fold(text: str) -> tuple[int, int]:
+    """The number of a fold and how many there are: "2/5" is the second of five."""
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    number, folds = (int(n) for n in match.groups()) if match else (0, 0)
+    if folds < 3 or not 1 <= number <= folds:
+        raise UserError(
+            f"fold '{text}' is not understood: write 2/5 for the second of five folds. "
+            "It takes at least three: test, dev, and one to train on"
+        )
+    return number, folds
 
 
 def hold_out(

@@ -29,6 +29,9 @@ def evaluate(trained: Trained) -> None:
     plot_training(trained.history.rows, folder / "curve.png", title)
     lists: dict[str, Any] = {}
     curves: dict[str, Any] = {}
+    encoder, similarity = trained.last
+    now = trained.encoder.fingerprint(trained.similarity)
+    best_is_last = encoder.fingerprint(similarity) == now
     for split in prepared.splits[1:]:
         if not prepared.has_trials(split):
             continue
@@ -39,6 +42,11 @@ def evaluate(trained: Trained) -> None:
         assert labels is not None
         speakers = {u.id: u.spk_id for u in manifest}
         write_scores(folder / f"scores_{split}.txt", trials, scores)
+        last = scores
+        if not best_is_last:
+            embeddings = embed_files(encoder, manifest, device=trained.device)
+            last = score_trials(embeddings, trials, similarity=similarity)
+        write_scores(folder / f"scores_last_{split}.txt", trials, last)
         lists[split] = figures(scores, labels, speakers=speakers_of(trials, speakers))
         curves[split] = (scores, labels)
     if not lists:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,7 @@ class Trained:
     hparams: dict[str, Any]
     history: History
     device: str
+    last: tuple[SpeakerEncoder, torch.nn.Module]  # encoder, similarity of the last step
 
     @property
     def similarity(self) -> torch.nn.Module:
@@ -146,10 +148,12 @@ def run(config: TrainingConfig) -> Trained:
     }
     with readable_errors():
         brain.fit(counter, dataset, train_loader_kwargs=loader)
+        last = copy.deepcopy((brain.encoder.eval(), similarity_of(hparams["head"])))
         chosen = load_best(brain, settings.average_checkpoints)
     brain.modules.eval()
     say(f"evaluating {chosen}")
-    return Trained(folder, prepared, settings, hparams, history, str(brain.device))
+    device = str(brain.device)
+    return Trained(folder, prepared, settings, hparams, history, device, last)
 
 
 def prepare_corpus(settings: TrainingSettings) -> Prepared:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,9 +18,11 @@ from sb_margins.commands.demo import SMALLEST
 from sb_margins.comparison import report, run
 from sb_margins.comparison.plan import make_plan
 from sb_margins.comparison.statistics import LEAST
+from sb_margins.data import Prepared
 from sb_margins.files import locked
 from sb_margins.select import hparams_dir
 from sb_margins.training.brain import SpeakerBrain
+from sb_margins.training.log import History
 from sb_margins.verification.metrics import eer
 from sb_margins.verification.score_file import read_scores
 
@@ -79,8 +82,6 @@ def runner():
 @pytest.fixture(scope="module")
 def corpus(tiny_corpus, tmp_path_factory):
     """The tiny corpus with what is known about its speakers."""
-    import shutil
-
     folder = tmp_path_factory.mktemp("about") / "corpus"
     shutil.copytree(tiny_corpus, folder)
     rows = ["utt_id,spk_id,path"]
@@ -152,9 +153,9 @@ def test_report_is_one_page_with_everything(compared):
 
 def p_values(folder):
     """The two cells of ham's p-values in the table of test."""
-    (row,) = re.findall(r"\| ham \| .*%.*", (folder / "report.md").read_text())
+    row = re.findall(r"\| ham \| .*%.*", (folder / "report.md").read_text())[0]
     cells = row.split(" | ")
-    return [cells[4], cells[8].removesuffix(" |")]
+    return [cells[4], cells[9]]
 
 
 def test_few_numbers_allow_no_statement(compared, corpus, monkeypatch, capsys):
@@ -181,6 +182,120 @@ def test_few_numbers_allow_no_statement(compared, corpus, monkeypatch, capsys):
     ]
     for path, data in kept.items():
         path.write_bytes(data)
+
+
+def test_both_ends_are_evaluated(compared):
+    """The scores of the last epoch are those that the history was written from."""
+    for folder in (compared / "cells").glob("*/*"):
+        trials, scores = read_scores(folder / "scores_last_dev.txt")
+        rows = History(folder / "history.csv").rows
+        assert eer(scores, trials.labels) == pytest.approx(rows[-1]["EER"])
+        trials, scores = read_scores(folder / "scores_dev.txt")
+        assert eer(scores, trials.labels) == pytest.approx(min(r["EER"] for r in rows))
+    numbers = json.loads((compared / "report.json").read_text())["lists"]["test"]
+    text = (compared / "report.md").read_text()
+    (table,) = re.findall(r"\| system \| EER %: best \|.*\n.*\n(.*)\n(.*)", text)
+    for row, label in zip(table, ("am", "ham"), strict=True):
+        ends = [
+            100 * numbers[k]["eer"]["mean"] for k in (label, f"{label}, last epoch")
+        ]
+        figures = [f"{v:.2f}" for v in (*ends, ends[1] - ends[0])]
+        assert row.startswith(f"| {label} | " + " | ".join(figures) + " | ")
+
+
+def test_runs_without_scores_of_the_last_epoch_are_still_read(
+    compared, corpus, tmp_path
+):
+    out = tmp_path / "old"
+    shutil.copytree(compared, out)
+    for marker in out.glob("cells/*/*/finished.json"):
+        content = json.loads(marker.read_text())
+        for path in marker.parent.glob("scores_last_*.txt"):
+            del content["files"][path.name]
+            path.unlink()
+        marker.write_text(json.dumps(content))
+    assert (
+        cli(compare_argv(corpus, out, "am,ham", "--report-only", "--no-geometry")) == 0
+    )
+    assert "best | last" not in (out / "report.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def folded(runner, corpus, tmp_path_factory):
+    """Six speakers in three folds, a fold at a time; two speakers on another list."""
+    place = tmp_path_factory.mktemp("folded")
+    data, out = place / "corpus", place / "out"
+    shutil.copytree(corpus, data)
+    table = data / "splits.csv"
+    rows = [re.sub(r"(?m)^(spk[67].*),.*", r"\1,other", table.read_text())]
+    table.write_text("".join(rows))
+    ran, count = [], len(runner.ran)
+    for more in (["--folds=1/3"], ["--folds=2/3", "--contrasts=ham:am"]):
+        assert cli(compare_argv(data, out, "am,ham", *more, seeds=1)) == 0
+        ran.append(runner.ran[count:])
+        count = len(runner.ran)
+    return data, out, ran
+
+
+def test_a_new_fold_trains_only_what_is_new(folded):
+    data, out, ran = folded
+    for number, labels in enumerate(ran, 1):
+        assert labels == [f"{x}, fold {number}/3, seed 1986" for x in ("am", "ham")]
+    seen: list[set[str]] = []
+    for fold in ("1of3", "2of3"):
+        prepared = Prepared.load(out / "cells" / "ham" / f"{fold}-1986" / "data")
+        of = {s: set(prepared.manifest(s).speakers) for s in prepared.splits}
+        assert of.pop("other") == {"spk6", "spk7"}
+        assert set.union(*of.values()) == {f"spk{k}" for k in range(6)}
+        assert sum(map(len, of.values())) == 6 and not any(of["test"] & s for s in seen)
+        seen.append(of["test"])
+
+
+def test_figures_of_folds_are_pooled(folded):
+    _, out, _ = folded
+    numbers = json.loads((out / "report.json").read_text())
+    assert numbers["folds"] == ["1/3", "2/3"]
+    for name in ("test", "other"):
+        values = []
+        for fold in ("1of3", "2of3"):
+            path = out / "cells" / "ham" / f"{fold}-1986" / f"scores_{name}.txt"
+            trials, scores = read_scores(path)
+            values.append(eer(scores, trials.labels))
+        figure = numbers["lists"][name]["ham"]["eer"]
+        assert figure["mean"] == pytest.approx(np.mean(values))
+    planned = numbers["planned"]["test"]["ham against am"]
+    holm = [planned[metric]["p_holm"] for metric in planned]
+    alone = [planned[metric]["p_value"] for metric in planned]
+    assert sorted(holm)[0] == pytest.approx(min(1, 2 * min(alone)))
+    text = (out / "report.md").read_text()
+    assert "2 systems x 2 folds x 1 seed;" in text and "Folds 1/3, 2/3:" in text
+    assert "trials of 4 speakers" in text, "of two folds"
+    assert "trials of 2 speakers" in text, "the other list is the same for all folds"
+    assert text.count("| ham against am | ") == 2 and "| planned | - |" in text
+    assert "Gromov" in text and "test speakers: 4 (needed: 20); runs of a" in text
+
+
+def test_planned_contrasts_are_told(folded, monkeypatch, capsys):
+    data, out, _ = folded
+    for name in LEAST:
+        monkeypatch.setitem(LEAST, name, 0)
+    more = ["--folds=2/3", "--contrasts=ham:am", "--baseline=ham", "--report-only"]
+    assert cli(compare_argv(data, out, "am,ham", *more, "--no-geometry", seeds=1)) == 0
+    said = capsys.readouterr().out
+    assert "On test: Planned: " in said and "On test: Exploratory: " in said
+
+
+def test_other_folds_or_settings_are_refused(folded, runner, capsys):
+    data, out, _ = folded
+    count = len(runner.ran)
+    argv = compare_argv(data, out, "am,ham", "--folds=2/3", seeds=1)
+    assert cli([*argv, "--lr=0.5"]) == 2
+    assert "lr was 0.002, now 0.5" in capsys.readouterr().err
+    assert cli([*argv, "--corpus_options={eval_utterances: 2}"]) == 2
+    assert "corpus_options was" in capsys.readouterr().err
+    assert cli([*argv, "--report-only"]) == 2, "its corpus was prepared otherwise"
+    assert "on other data" in capsys.readouterr().err
+    assert len(runner.ran) == count
 
 
 def test_the_demo_corpus_at_its_smallest(runner, tmp_path, monkeypatch):
@@ -321,6 +436,12 @@ def test_a_failed_cell_does_not_stop_the_others(
         (["--set=ham.curvature=0.1"], "curvature is 0.1"),
         (["--baseline=aam"], "is not compared"),
         (["--seeds=0"], "at least one"),
+        (["--folds=2"], "at least three"),
+        (["--folds=4/3"], "is not understood"),
+        (["--folds=5"], "5 folds take at least 10 speakers"),
+        (["--contrasts=ham"], "write SYSTEM:REFERENCE"),
+        (["--contrasts=ham:ham"], "write SYSTEM:REFERENCE"),
+        (["--contrasts=aam:am"], "'aam' is not compared"),
         (["--jobs=0"], "at least one"),
         (["--replicates=3"], "100 or more"),
         (["--loss=am"], "set by the comparison"),

@@ -197,6 +197,7 @@ class FakeModels:
             prepared=SimpleNamespace(manifest=manifests.__getitem__),
             losses=["c", "b", "f"],
             chosen=self.systems.__getitem__,
+            on_first_fold=lambda system: system.results,
         )
 
     @staticmethod

@@ -97,7 +97,7 @@ def test_an_interrupted_cell_stops_the_others(plan, monkeypatch):
     fakes = [Fake(0, 9), Fake(run.INTERRUPTED, 2)]
     start(monkeypatch, fakes)
     with pytest.raises(KeyboardInterrupt):
-        run.train_cells(plan, "", 2, SimpleNamespace())
+        run.train_cells(plan, {"": ""}, 2, SimpleNamespace())
     assert fakes[0].signals == [2] and fakes[0].returncode == run.INTERRUPTED
     assert not fakes[1].signals, "it has ended"
 
@@ -107,7 +107,7 @@ def test_no_more_than_jobs_at_a_time_and_slots_are_used_again(
 ):
     slots = []
     start(monkeypatch, [Fake(0, 3), Fake(0, 1), Fake(0, 1), Fake(0, 1)], slots)
-    assert run.train_cells(plan, "", 2, SimpleNamespace()) == []
+    assert run.train_cells(plan, {"": ""}, 2, SimpleNamespace()) == []
     assert slots == [0, 1, 1, 0] or slots == [0, 1, 1, 1]
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "4 runs: 2 systems x 2 seeds; 2 at a time"

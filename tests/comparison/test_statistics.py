@@ -1,22 +1,24 @@
 """Statistics of a comparison against hand computation and simulation."""
 
+import runpy
 from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.stats import t as student
+from scipy.stats import norm as normal, t as student
 
 from sb_margins.comparison.statistics import (
     LEAST,
     Difference,
     Estimate,
+    Part,
     analyse,
     difference,
     estimate,
     holm,
     too_few,
 )
-from sb_margins.verification.bootstrap import bootstrap, draws, sign_p_value
+from sb_margins.verification.bootstrap import bootstrap, draws, resample, sign_p_value
 from sb_margins.verification.metrics import EER, eer, standard_metrics
 
 METRICS = standard_metrics((0.01,))[:2]
@@ -29,6 +31,13 @@ def trials():
     owner = np.repeat(np.arange(20), 5)
     one, two = np.triu_indices(len(owner), 1)
     return (owner[one] == owner[two]).astype(np.int8), (owner[one], owner[two])
+
+
+@pytest.fixture(scope="module")
+def significance():
+    """The simulations of the benchmark, which runs them at large size."""
+    root = Path(__file__).parents[2]
+    return runpy.run_path(str(root / "benchmarks" / "significance.py"))
 
 
 @pytest.fixture
@@ -45,7 +54,7 @@ def scores(trials):
 def analysed(systems, trials, *contrasts, replicates=100, metrics=METRICS):
     """``systems``: score vectors by name, one a seed."""
     runs = {name: dict(enumerate(vectors)) for name, vectors in systems.items()}
-    return analyse(runs, *trials, contrasts, metrics, replicates=replicates)
+    return analyse([Part(runs, *trials)], [contrasts], metrics, replicates)
 
 
 def test_estimate_is_that_of_the_bootstrap(trials, scores):
@@ -117,10 +126,10 @@ def test_only_common_seeds_are_paired(trials, scores):
     one = got.differences["ham", "am"]["eer"]
     assert one.change == 0 and one.p_value == 1
     runs = {"am": {1: base[0], 2: base[1]}, "ham": {2: base[1], 3: base[2]}}
-    got = analyse(runs, *trials, [("ham", "am")], [EER], replicates=100)
+    got = analyse([Part(runs, *trials)], [[("ham", "am")]], [EER], 100)
     assert got.differences["ham", "am"]["eer"].change == 0
     runs = {"am": {1: base[0]}, "ham": {2: base[1]}}
-    got = analyse(runs, *trials, [("ham", "am")], [EER], replicates=100)
+    got = analyse([Part(runs, *trials)], [[("ham", "am")]], [EER], 100)
     one = got.differences["ham", "am"]["eer"]
     assert np.isnan([one.change, one.low, one.high, one.p_value, one.p_holm]).all()
     assert not one.significant
@@ -203,6 +212,85 @@ def test_holm_by_hand():
     assert np.isnan(corrected[1])
     assert [round(corrected[i], 3) for i in (0, 2, 3, 4)] == [0.04, 0.06, 0.08, 0.9]
     assert holm([]) == [] and holm([0.5]) == [0.5] and holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def test_folds_are_pooled_by_hand():
+    """Means of folds count the same; speakers of each are drawn by themselves."""
+    folds = np.array([0, 0, 1])
+    full, reference = np.array([0.1, 0.3, 0.4]), np.array([0.2, 0.4, 0.5])
+    drawn = np.array([[0.1, 0.3, 0.5], [0.0, 0.2, 0.1], [0.2, 0.4, 0.6]])
+    got = estimate(full, drawn, folds)
+    assert got.mean == pytest.approx((0.2 + 0.4) / 2)
+    assert got.spread == pytest.approx(full.std(ddof=1))
+    low, high = np.percentile([0.35, 0.1, 0.45], [2.5, 97.5])
+    assert (got.low, got.high) == pytest.approx((low, high))
+    got = difference(full, reference, drawn, np.full((3, 3), 0.3), folds)
+    assert got.change == pytest.approx(-0.1 / ((0.3 + 0.5) / 2))
+    low, high = np.percentile([0.05, -0.2, 0.15], [2.5, 97.5])
+    assert (got.low, got.high) == pytest.approx((low, high)), "equal gaps: no luck"
+    assert got.error == pytest.approx(np.std([0.05, -0.2, 0.15]) / 0.4)
+
+
+def test_what_speakers_explain_is_no_luck_of_runs():
+    """Folds that differ as the draws say; then far more than these say."""
+    rng = np.random.default_rng(4)
+    folds = np.arange(10)
+    gap, drawn = rng.standard_normal(10), rng.standard_normal((4000, 10))
+    none, nothing = np.zeros(10), np.zeros((4000, 10))
+
+    def width(scale):
+        got = difference(scale * gap, none, drawn, nothing, folds)
+        return (got.high - got.low) / (2 * 1.96 / np.sqrt(10))
+
+    of_draws = 1 / gap.std(ddof=1)  # such that they differ exactly so
+    assert width(of_draws / 2) == pytest.approx(1, rel=0.05), "speakers alone"
+    expected = np.sqrt(1 + 1 / 9 * (student.ppf(0.975, 9) / 1.96) ** 2)
+    assert width(of_draws) == pytest.approx(expected, rel=0.05), "8 of 9 are taken off"
+    expected = np.sqrt(1 + (100 - 8 / 9) * (student.ppf(0.975, 9) / 1.96) ** 2)
+    assert width(10 * of_draws) == pytest.approx(expected, rel=0.05)
+
+
+def test_parts_have_draws_of_their_own(trials, scores):
+    one, two = scores(1.5), scores(1.8)
+    parts = [Part({"am": {0: v}}, *trials) for v in (one, two)]  # of the same name
+    got = analyse(parts, [], [EER], 100).estimates["am"]["eer"]
+    assert got.mean == pytest.approx(np.mean([eer(v, trials[0]) for v in (one, two)]))
+    drawn = [
+        resample([v], *trials, [EER], replicates=100, seed=1986 + k)[1][:, 0, 0]
+        for k, v in enumerate((one, two))
+    ]
+    low, high = np.percentile(np.mean(drawn, axis=0), [2.5, 97.5])
+    assert (got.low, got.high) == pytest.approx((low, high))
+
+
+def test_each_family_is_corrected_by_itself(trials, scores):
+    systems = {name: {0: scores(q)} for name, q in (("a", 1.5), ("b", 1.7), ("c", 2))}
+    families = [("c", "b")], [("b", "a"), ("c", "a")]
+    got = analyse([Part(systems, *trials)], families, [EER], 100).differences
+    for family in families:
+        found = [got[pair]["eer"] for pair in family]
+        assert [d.p_holm for d in found] == holm([d.p_value for d in found])
+        for one in found:
+            errors = one.visible / one.error
+            alpha = 2 * normal.sf(errors - normal.ppf(0.8))
+            assert alpha == pytest.approx(0.05 / len(family))
+
+
+@pytest.mark.parametrize("runs, folds", [(1, 5), (2, 3)])
+@pytest.mark.parametrize("ratio", [0, 1, 4])
+def test_false_alarms_of_folds(significance, runs, folds, ratio):
+    alarms = significance["of_runs"](runs, ratio, 500, 200, folds)
+    assert 0.01 < alarms < 0.085
+
+
+def test_known_differences_of_folds(significance):
+    """As many are found as the report's figures promise; few of those that are none."""
+    changes = {"none": 0.0, "much": -0.6, "more": 0.6}
+    found = significance["of_folds"](changes, speakers=10, rounds=30, replicates=200)
+    assert found["none"][0] <= 0.15
+    for name in ("much", "more"):
+        hits, promised = found[name]
+        assert 0.2 < promised < 0.9 and abs(hits - promised) < 0.25
 
 
 @pytest.mark.parametrize("gain, expected", [(0.0, 0.05), (1.0, 0.9)])

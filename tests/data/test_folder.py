@@ -62,6 +62,10 @@ def test_again_is_a_no_op_until_something_changes(tiny_corpus, tmp_path, capsys)
     capsys.readouterr()
     prepare("folder", corpus, save)
     assert (save / "prepare.json").stat().st_mtime_ns == stamp
+    info = json.loads((save / "prepare.json").read_text())
+    assert info["options"].pop("fold") == ""
+    (save / "prepare.json").write_text(json.dumps(info))  # as before there were folds
+    prepare("folder", corpus, save)
     assert capsys.readouterr().err == ""
     prepare("folder", corpus, save, seed=7)
     assert "seed was 1986, is 7" in capsys.readouterr().err

@@ -85,6 +85,34 @@ def test_six_speakers_with_two_utterances_are_needed():
     assert [len(splits[name]) for name in ("dev", "test")] == [4, 4]
 
 
+@pytest.mark.parametrize("folds", [3, 5])
+def test_every_speaker_with_two_utterances_is_tested_in_one_fold(folds):
+    counts = [1, *[2 + k % 3 for k in range(20)], 1, 1]
+    utterances = corpus(counts)
+    once = {f"s{k}" for k in (0, 21, 22)}
+    splits = [divide(utterances, 7, fold=f"{k + 1}/{folds}") for k in range(folds)]
+    tested = [speakers(one["test"]) for one in splits]
+    assert sorted(s for one in tested for s in one) == sorted(
+        speakers(utterances) - once
+    )
+    for k, one in enumerate(splits):
+        assert speakers(one["dev"]) == tested[(k + 1) % folds]
+        assert speakers(one["train"]) == (
+            speakers(utterances) - tested[k] - tested[(k + 1) % folds]
+        )
+        assert sum(len(group) for group in one.values()) == len(utterances)
+        gender = Counter(u.meta["gender"] for u in one["test"] if u.id.endswith("-0"))
+        assert abs(gender["m"] - gender["f"]) <= 1, "as in the corpus"
+
+
+@pytest.mark.parametrize("fold", ["2", "0/3", "4/3", "1/2", "a/b", "1/3/5", "-1/4"])
+def test_invalid_folds_are_refused(fold):
+    with pytest.raises(UserError, match="is not understood"):
+        divide(corpus([2] * 20), 1, fold=fold)
+    with pytest.raises(UserError, match="at least 24 speakers"):
+        divide(corpus([2] * 20), 1, fold="1/12")
+
+
 def test_utterances_of_evaluation_speakers_are_limited():
     splits = divide(corpus([30] * 8), 1)
     assert set(Counter(u.spk_id for u in splits["dev"]).values()) == {20}
