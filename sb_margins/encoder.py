@@ -36,6 +36,20 @@ def without_empty_padding(network: nn.Module) -> nn.Module:
     return network
 
 
+def constants_to(module: nn.Module, device: torch.device | str) -> None:
+    """Move the tensors that are plain attributes: windows, frequencies of filters.
+
+    SpeechBrain's features keep them on the CPU and copy them to the device at each
+    call, which waits for it. Changes ``module``.
+    """
+    for part in module.modules():
+        for name, value in list(vars(part).items()):
+            if isinstance(value, Tensor):
+                setattr(part, name, value.to(device))
+            elif isinstance(value, torch.device):  # where more of them are made
+                setattr(part, name, torch.device(device))
+
+
 class SpeakerEncoder(nn.Module):
     """Features, normalisation and embedding network in a row.
 

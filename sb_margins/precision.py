@@ -26,6 +26,14 @@ def on_cpu(device: torch.device) -> bool:
     return device.type == "cpu" and not _pretend
 
 
+def to_device(x: Tensor, device: torch.device | str) -> Tensor:
+    """A tensor on a device; from the CPU to a GPU nothing waits for the device."""
+    device = torch.device(device)
+    if x.device.type == "cpu" and device.type == "cuda":
+        x = x.pin_memory()
+    return x.to(device, non_blocking=True)
+
+
 @contextmanager
 def accelerator_branches() -> Iterator[None]:
     """Take the branches of accelerators on a CPU as well: for tests."""

@@ -25,9 +25,10 @@ from speechbrain.utils.distributed import ddp_all_reduce, if_main_process
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel as DDP
 
-from sb_margins.encoder import SpeakerEncoder, without_empty_padding
+from sb_margins.encoder import SpeakerEncoder, constants_to, without_empty_padding
 from sb_margins.errors import UserError
 from sb_margins.messages import progress, progress_bar
+from sb_margins.precision import on_cpu
 from sb_margins.schedules import current
 from sb_margins.training.crops import CropBatch
 from sb_margins.training.learning_rate import LearningRate
@@ -42,6 +43,7 @@ from sb_margins.training.settings import TrainingSettings
 
 Stats = dict[str, float]
 ASK_EVERY = 10  # updates after which the processes of a DDP run agree to save
+LOOK_EVERY = 10  # batches after which a GPU's verdicts and figures are read
 SCALER_TRIES = 30  # a gradient scaler finds its scale by trying
 logger = logging.getLogger(__name__)
 
@@ -56,8 +58,8 @@ class SpeakerBrain(sb.Brain):
     * gradients accumulate in whole windows, of fixed or adaptive length: SpeechBrain
       steps when ``step % factor == 0``, which loses the remainder of an epoch and tears
       windows apart when the factor changes;
-    * an update whose gradient is not finite is skipped, and no batch waits for the
-      device: figures stay there (``Tally``), only an update looks at its gradient;
+    * an update whose gradient is not finite is skipped, and no batch waits for a GPU:
+      figures (``Tally``) and verdicts stay there, and are read every tenth batch;
     * every random draw of a step depends on (seed, epoch, step, rank) alone, and
       checkpoints are saved between windows only, so that a resumed run is exact;
     * Ctrl-C saves a checkpoint first;
@@ -79,6 +81,7 @@ class SpeakerBrain(sb.Brain):
     ):
         super().__init__(*args, **kwargs)
         without_empty_padding(self.modules["embedding_model"])
+        constants_to(self.modules["compute_features"], self.device)
         self.settings = settings
         self.steps_per_epoch = steps_per_epoch
         self.history = history
@@ -97,7 +100,11 @@ class SpeakerBrain(sb.Brain):
         self.rank = torch.distributed.get_rank() if self.distributed_launch else 0
         self.stop = StopRequest()
         self.tally = Tally()
+        # Updates of a GPU that were not finite and not looked at yet: those in a row
+        # until now, the longest row, all.
+        self.skipped: Tensor | None = None
         self.bar: Any = None
+        self.loader: Any = None
         self.epoch = 0
         self.window = 1  # batches in the present window of accumulation,
         self.micro = 0  # those done,
@@ -122,6 +129,18 @@ class SpeakerBrain(sb.Brain):
                 super().fit(epoch_counter, train_set, progressbar=False, **kwargs)
         finally:
             self._close_bar()
+            self._end_readers()
+
+    def make_dataloader(self, *args: Any, **kwargs: Any) -> Any:
+        """As SpeechBrain's; `fit` ends its processes."""
+        self.loader = super().make_dataloader(*args, **kwargs)
+        return self.loader
+
+    def _end_readers(self) -> None:
+        # Persistent workers outlive their epoch, and their loader an error's traceback.
+        readers = getattr(self.loader, "_iterator", None)
+        if readers is not None:
+            readers._shutdown_workers()
 
     def _compile(self) -> None:
         if not self.compile or self.compile_module_keys is not None:
@@ -178,12 +197,15 @@ class SpeakerBrain(sb.Brain):
 
     def on_fit_batch_start(self, batch: CropBatch, should_step: bool) -> None:
         """Seed this step, and put the loss and the learning rate on their curves."""
-        seed = hash((self.settings.seed, self.epoch, self.step, self.rank))
-        torch.manual_seed(seed % 2**63)
+        seed = self._seed(self.epoch, self.step)
+        torch.manual_seed(seed)
         random.seed(seed)
         self.apply_schedules()
         done = (self.epoch - 1) * self.steps_per_epoch + self.step
         self.learning_rate.before_batch(done)
+
+    def _seed(self, epoch: int, step: int) -> int:
+        return hash((self.settings.seed, epoch, step, self.rank)) % 2**63
 
     def apply_schedules(self) -> None:
         """Put the settings of the loss on their curves."""
@@ -201,6 +223,10 @@ class SpeakerBrain(sb.Brain):
         if stage == sb.Stage.TRAIN and self.augment is not None:
             with torch.autocast(self.device_type, enabled=False):  # sound stays float32
                 wavs, lengths = self.augment(wavs, lengths)
+            if hasattr(self.augment, "read_ahead"):  # ours
+                ends = self.step >= self.steps_per_epoch
+                after = (self.epoch + 1, 1) if ends else (self.epoch, self.step + 1)
+                self.augment.read_ahead(self._seed(*after), *batch.wavs.shape)
             if hasattr(self.augment, "replicate_labels"):  # SpeechBrain's adds copies
                 labels = self.augment.replicate_labels(labels)
         feats = self.modules.compute_features(wavs)
@@ -236,27 +262,85 @@ class SpeakerBrain(sb.Brain):
         self.scaler.unscale_(self.optimizer)
         limit = self.max_grad_norm if self.max_grad_norm > 0 else math.inf
         norm = torch.nn.utils.clip_grad_norm_(self.modules.parameters(), limit)
-        finite = bool(torch.isfinite(norm))
+        finite = torch.isfinite(norm)
+        if self._skips_by_itself(norm):
+            self._step_unseen(finite)
+        else:
+            self._step_seen(bool(finite))
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _skips_by_itself(self, norm: Tensor) -> bool:
+        """Whether the optimizer can be told on the device to skip an update.
+
+        torch's fused ones can, as GradScaler tells them; others are waited for, and so
+        is the first update (a fused SGD that skips it begins with undefined momentum).
+        """
+        fused = getattr(self.optimizer, "_step_supports_amp_scaling", False)
+        return fused and bool(self.optimizer.state) and not on_cpu(norm.device)
+
+    def _step_seen(self, finite: bool) -> None:
+        """Update, or skip it and count that."""
         if finite or self.scaler.is_enabled():  # the scaler skips such steps itself
             self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
         if finite:
             self.optimizer_step += 1
             self.nonfinite_count = 0
             return
         self.nonfinite_count += 1
-        patience = self.nonfinite_patience
-        if self.scaler.is_enabled():
-            patience += SCALER_TRIES
-        else:
+        if not self.scaler.is_enabled():
             logger.warning(
                 "step %d: the gradient is not finite; this update is skipped", self.step
             )
-        if self.nonfinite_count > patience:
+        self._check_patience(self.nonfinite_count)
+
+    def _step_unseen(self, finite: Tensor) -> None:
+        """The same on a GPU: whether it was finite is read later, by `_look`."""
+        optimizer: Any = self.optimizer
+        bad = (~finite).float()
+        if not self.scaler.is_enabled():  # else the scaler sets these
+            optimizer.grad_scale, optimizer.found_inf = None, bad
+        self.scaler.step(optimizer)
+        self.scaler.update()
+        if not self.scaler.is_enabled():
+            del optimizer.grad_scale, optimizer.found_inf
+        self.optimizer_step += 1  # `_look` takes back those that were skipped
+        if self.skipped is None:
+            self.skipped = bad.new_zeros(3)
+        row, longest, total = self.skipped
+        row = (row + 1) * bad
+        self.skipped = torch.stack([row, torch.maximum(row, longest), total + bad])
+
+    def _look(self, *figures: Tensor) -> list[float]:
+        """Read what a GPU knows of its updates, and figures, in one wait."""
+        unseen = self.skipped
+        parts = [] if unseen is None else list(unseen)
+        if not parts and not figures:
+            return []
+        values = torch.stack([v.detach().double() for v in (*parts, *figures)]).tolist()
+        if unseen is None:
+            return values
+        row, longest, total = (int(v) for v in values[:3])
+        self.skipped = torch.stack([unseen[0], unseen[0], torch.zeros_like(unseen[0])])
+        self.optimizer_step -= total
+        self.nonfinite_count = row
+        if total and not self.scaler.is_enabled():
+            logger.warning(
+                "up to step %d: %d gradients were not finite; these updates were "
+                "skipped",
+                self.step,
+                total,
+            )
+        self._check_patience(longest)
+        return values[3:]
+
+    def _check_patience(self, in_a_row: int) -> None:
+        """Raise after too many updates in a row that were not finite."""
+        tries = SCALER_TRIES if self.scaler.is_enabled() else 0
+        if in_a_row > self.nonfinite_patience + tries:
             raise UserError(
-                f"{self.nonfinite_count} updates in a row were not finite, so training "
-                "stops; the last checkpoint is good. Lower lr, or use --precision fp32"
+                f"{in_a_row} updates in a row were not finite, so training stops; the "
+                "last checkpoint is good. Lower lr, or use --precision fp32"
             )
 
     def _end_window(self) -> None:
@@ -273,13 +357,17 @@ class SpeakerBrain(sb.Brain):
     def on_fit_batch_end(
         self, batch: CropBatch, outputs: Any, loss: Tensor, should_step: bool
     ) -> None:
-        """Move the progress bar."""
-        if self.bar is None or self.bar.disable:
+        """Look at what was not looked at, and move the progress bar."""
+        shows = self.bar is not None and not self.bar.disable
+        if shows:
+            self.bar.update(len(batch.ids))
+        ends = shows and self.bar.n >= self.bar.total
+        if not ends and self.step % LOOK_EVERY:
             return
-        self.bar.update(len(batch.ids))
-        if self.bar.n >= self.bar.total or self.step % 10 == 0:
-            accuracy = self.tally.means().get("accuracy", 0.0)
-            shown = {"loss": f"{loss.item():.3f}", "acc": f"{accuracy:.1%}"}
+        figures = [loss, self.tally.mean("accuracy")] if shows else []
+        values = self._look(*figures)
+        if shows:
+            shown = {"loss": f"{values[0]:.3f}", "acc": f"{values[1]:.1%}"}
             margin = current(self.head.loss, "margin")
             if margin is not None:
                 shown["margin"] = f"{margin:.2f}"
@@ -300,6 +388,7 @@ class SpeakerBrain(sb.Brain):
         self._seen = 0
         if self.step == 0:  # else an epoch is continued
             self.tally = Tally()
+        self.skipped = None
         if not self.noprogressbar and if_main_process():
             size = self.settings.batch_size
             self.bar = progress_bar(
@@ -317,6 +406,7 @@ class SpeakerBrain(sb.Brain):
         """Keep the training figures of the epoch."""
         self._close_bar()
         if stage == sb.Stage.TRAIN:
+            self._look()
             seconds = time.monotonic() - self._epoch_start
             self._train_stats = {
                 **self.tally.means(everywhere=True),
@@ -394,7 +484,8 @@ class SpeakerBrain(sb.Brain):
             wishes = ddp_all_reduce(wishes.int(), torch.distributed.ReduceOp.MAX)
             due, stop = wishes.bool().tolist()
         if due or stop:
-            self.head.flush()  # raises when a GPU found NaN: it must not be saved
+            self._look()  # and raise when a GPU found NaN: it must not be saved
+            self.head.flush()
         if stop:
             self._save_intra_epoch_ckpt()
             raise Interrupted

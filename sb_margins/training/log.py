@@ -115,6 +115,12 @@ class Tally:
         before = self._sums.get(names)
         self._sums[names] = both if before is None else before + both
 
+    def mean(self, name: str) -> Tensor:
+        """The mean of one figure so far, on the device (NaN without any)."""
+        columns = [s[:, n.index(name)] for n, s in self._sums.items() if name in n]
+        total, count = sum(columns[1:], columns[0])
+        return total / count
+
     def means(self, everywhere: bool = False) -> dict[str, float]:
         """The means so far (waits for the device).
 

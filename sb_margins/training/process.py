@@ -85,6 +85,16 @@ def backend_flags() -> list[str]:
     return ["--device=cpu", "--distributed_backend=gloo"]
 
 
+def reading_processes(wanted: int | None, device: str) -> int:
+    """How many processes read audio: as wanted, or none on a CPU and up to 8 a GPU."""
+    if wanted is not None:
+        return wanted
+    if torch.device(device).type == "cpu":  # they would take cores from the steps
+        return 0
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return min(8, (os.cpu_count() or 1) // ranks)
+
+
 def leave_group(code: int) -> NoReturn:
     """Leave the process group and end this process at once.
 

@@ -29,7 +29,11 @@ from sb_margins.training.checkpoints import WholeCheckpointer, load_best, start_
 from sb_margins.training.config import TrainingConfig
 from sb_margins.training.crops import CropDataset, CropSampler, check_audio, collate
 from sb_margins.training.log import VALIDATION, History
-from sb_margins.training.process import readable_errors, world_size
+from sb_margins.training.process import (
+    readable_errors,
+    reading_processes,
+    world_size,
+)
 from sb_margins.training.settings import TrainingSettings, check_same_run, write_run
 from sb_margins.verification.embed import embed_files
 from sb_margins.verification.metrics import OperatingPoints
@@ -136,7 +140,7 @@ def run(config: TrainingConfig) -> Trained:
         brain.record(0, {}, brain.validation_stats())  # the untrained network
 
     # Train, then take the best weights
-    workers = settings.num_workers
+    workers = reading_processes(settings.num_workers, str(brain.device))
     loader = {
         "batch_size": settings.batch_size,
         "drop_last": True,
@@ -145,6 +149,7 @@ def run(config: TrainingConfig) -> Trained:
         "pin_memory": str(brain.device).startswith("cuda"),
         "num_workers": workers,
         "prefetch_factor": 4 if workers else None,
+        "persistent_workers": workers > 0,
     }
     with readable_errors():
         brain.fit(counter, dataset, train_loader_kwargs=loader)

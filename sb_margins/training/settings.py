@@ -78,7 +78,7 @@ class TrainingSettings:
     crops_per_utterance: int = setting("crops of each utterance in an epoch", 1)
     sentence_len: float = setting("seconds of a crop", 2.0)
     speeds: list = setting("further speeds are further speakers", [1.0])
-    num_workers: int = setting("processes that read audio", 0)
+    num_workers: int | None = setting("processes that read audio; null: chosen")
     preload: bool | None = setting("keep all audio in memory; null: below 1 GiB")
     average_checkpoints: int = setting("try the mean of so many last epochs", 1)
 

@@ -31,10 +31,11 @@ from sb_margins.audio import (
     read_recording,
 )
 from sb_margins.data.manifest import Manifest
-from sb_margins.encoder import SpeakerEncoder, fingerprint
+from sb_margins.encoder import SpeakerEncoder, constants_to, fingerprint
 from sb_margins.errors import UserError, listed
 from sb_margins.files import read_arrays, write_text, write_whole
 from sb_margins.messages import progress_bar
+from sb_margins.precision import to_device
 from sb_margins.similarity import similarity_from
 from sb_margins.verification.embeddings import Embeddings
 
@@ -104,6 +105,8 @@ def embed_files(
     done = EmbeddingCache(cache, model, way)
     paths = _paths_of(files)
     was_training = isinstance(encoder, nn.Module) and encoder.training
+    if isinstance(encoder, SpeakerEncoder):
+        constants_to(encoder, device)
     infos = {name: _attempt(audio_info, path) for name, path in paths.items()}
     skipped = {name: why for name, why in infos.items() if isinstance(why, str)}
     lengths = {
@@ -241,7 +244,7 @@ def _embed(
     # One group, unless a header has a wrong length.
     for names in _grouped({name: len(wav) for name, wav in wavs.items()}).values():
         pieces = [piece for name in names for piece in _pieces(wavs[name], crops, crop)]
-        batch = torch.from_numpy(np.stack(pieces)).to(device)
+        batch = to_device(torch.from_numpy(np.stack(pieces)), device)
         with torch.inference_mode(), half:
             out = encoder(batch)
         out = out.float().reshape(len(names), len(pieces) // len(names), -1).mean(dim=1)

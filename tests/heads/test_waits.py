@@ -1,92 +1,74 @@
-"""A step of every head waits for nothing on an accelerator, and mixes no devices.
+"""A step of every head waits for nothing on a GPU, and mixes no devices.
 
-The accelerator is pretended: PyTorch's ``FakeTensorMode`` on the meta device computes
-shapes, dtypes and devices only, and raises when a value would have to be read.
+The GPU is pretended, see helpers/pretended_gpu.py.
 """
-
-from contextlib import contextmanager
 
 import pytest
 import torch
 from losses_grid import CLASSIFIERS, FEWER_PAIRS, GEOMETRY, LOSSES, is_tiled
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    FakeTensorDeviceMismatchError,
-    FakeTensorMode,
-)
-from torch.utils._python_dispatch import TorchDispatchMode
+from pretended_gpu import backward, pretended_gpu, to_gpu
 
 from sb_margins.head import Head
 
 
-class NoBlockingCopies(TorchDispatchMode):
-    """Refuses copies between devices that wait for the device."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        out = func(*args, **kwargs)
-        copy = func in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
-        if copy and not kwargs.get("non_blocking"):
-            source = args[0] if len(args) == 1 else args[1]
-            assert out.device == source.device, "a blocking copy between devices"
-        return out
-
-
-@contextmanager
-def accelerator(monkeypatch):
-    """Within, tensors on "meta" behave as an accelerator's that must not wait."""
-    make = torch.tensor
-
-    def tensor(data, *args, device=None, **kwargs):
-        assert device is None or torch.device(device).type == "cpu", "a blocking copy"
-        return make(data, *args, **kwargs)
-
-    def new_tensor(self, data, **kwargs):
-        return tensor(data, device=kwargs.pop("device", self.device), **kwargs)
-
-    monkeypatch.setattr(torch, "tensor", tensor)
-    monkeypatch.setattr(torch.Tensor, "new_tensor", new_tensor)
-    with FakeTensorMode(allow_non_fake_inputs=True), NoBlockingCopies():
-        yield torch.device("meta")
-
-
-def test_what_waits_is_refused(monkeypatch):
-    with accelerator(monkeypatch) as device:
-        x = torch.empty(3, device=device)
-        for wait in (x.max().item, lambda: x[x.argmax()], lambda: bool(x.any())):
-            with pytest.raises(DataDependentOutputException):
-                wait()
-        with pytest.raises(DynamicOutputShapeException):
-            x.nonzero()
-        with pytest.raises(FakeTensorDeviceMismatchError):
-            x + torch.ones(3)
-        for copy in (lambda: x.new_tensor(-1.0), lambda: torch.ones(3).to(device)):
-            with pytest.raises(AssertionError, match="blocking"):
-                copy()
+def test_what_waits_is_counted():
+    with pretended_gpu() as device:
+        x = torch.empty(3, 4, device="cuda")
+        for wait in (
+            x.max().item,
+            x.tolist,
+            lambda: x[x[0, 0].long()],
+            lambda: bool(x.any()),
+            x.nonzero,
+            lambda: x[x > 0],
+            x.cpu,
+            lambda: torch.empty(3, 4).copy_(x),
+        ):
+            device.clear()
+            wait()
+            assert device.waits.total() == 1 and not device.copies
+        for copy in (
+            lambda: x.new_tensor(-1.0),
+            lambda: torch.tensor([1.0], device="cuda"),
+            lambda: torch.ones(3).to("cuda"),
+            lambda: x.copy_(torch.ones(3, 4)),
+            lambda: x[torch.tensor([1, 2])],
+        ):
+            device.clear()
+            copy()
+            assert device.copies.total() == 1 and not device.waits
+        device.clear()
+        torch.ones(3).to("cuda", non_blocking=True)
+        assert not device.copies and device.launches.total() == 1
+        with pytest.raises(RuntimeError, match="device"):
+            x + torch.ones(4)
 
 
-HOW = {
-    "recomputed": torch.float32,
-    "in tiles": torch.float16,
-    "split": torch.bfloat16,
-}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+HOW = ["stored", "recomputed", "split"]
 
 
-@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("precision", DTYPES)
 @pytest.mark.parametrize("classifier, loss", FEWER_PAIRS)
-def test_a_step_waits_for_nothing(classifier, loss, how, monkeypatch):
-    model = CLASSIFIERS[classifier](8, 100).to("meta")
-    cost = LOSSES[GEOMETRY[classifier]][loss]()
-    if how == "recomputed" and classifier != "joint" and not is_tiled(model, cost):
-        return  # the same as split
-    tile = 64 if how == "in tiles" else None
-    head = Head(model, cost, store=how != "recomputed", tile=tile)
-    with accelerator(monkeypatch) as device:
-        labels = torch.zeros(16, dtype=torch.long, device=device)
-        x = torch.empty(16, 8, dtype=HOW[how], device=device, requires_grad=True)
-        value = cost(model(x), labels) if how == "split" else head(x, labels)
-        assert value.dtype == torch.float32 and value.device == device
-        value.backward()
+def test_a_step_waits_for_nothing(classifier, loss, precision):
+    dtype = DTYPES[precision]
+    for number, how in enumerate(HOW):
+        cost = LOSSES[GEOMETRY[classifier]][loss]()
+        model = CLASSIFIERS[classifier](8, 100)
+        if how == "recomputed" and not (classifier == "joint" or is_tiled(model, cost)):
+            continue  # the same as stored
+        tile = 64 if number == list(DTYPES).index(precision) else None
+        with pretended_gpu() as device:
+            head = Head(to_gpu(model), cost, store=how != "recomputed", tile=tile)
+            labels = torch.zeros(16, dtype=torch.long, device="cuda")
+            x = torch.empty(16, 8, dtype=dtype, device="cuda", requires_grad=True)
+            with torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
+                value = cost(model(x), labels) if how == "split" else head(x, labels)
+            backward(value)
+            stats = cost.stats if how == "split" else {**head.stats, "": head.correct}
+        assert value.dtype == torch.float32
+        for tensor in (value, *stats.values()):
+            assert tensor.device.type == "cuda"
+        assert not device.waits and not device.copies, (how, device.waits)
         for leaf in (x, *model.parameters()):
             assert leaf.grad is not None and leaf.grad.dtype == leaf.dtype

@@ -13,6 +13,7 @@ from sb_margins.training.process import (
     backend_flags,
     is_full_disk,
     readable_errors,
+    reading_processes,
     world_size,
 )
 
@@ -46,6 +47,16 @@ def test_torchrun_without_gpus_trains_on_cpus(monkeypatch, ranks, gpus, flags):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     assert backend_flags() == flags
     assert world_size() == 1
+
+
+def test_a_gpu_gets_processes_that_read_audio(monkeypatch):
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 24)
+    assert reading_processes(3, "cpu") == reading_processes(3, "cuda:1") == 3
+    assert reading_processes(0, "cuda") == reading_processes(None, "cpu") == 0
+    assert reading_processes(None, "cuda:0") == 8
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert reading_processes(None, "cuda:0") == 6
 
 
 def test_fewer_gpus_than_processes_is_refused(monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import multiprocessing
 import shutil
 import signal
 
@@ -65,6 +66,23 @@ def test_bf16_with_augmentation(tiny_corpus, tmp_path, long_words):
     row = trained.history.rows[1]
     assert 0 < row["loss"] < 20 and 0 <= row["embedding_edge"] <= 1
     assert 0 < row["prototype_edge_min"] <= row["prototype_edge"] <= 1
+
+
+def test_processes_that_read_change_nothing_and_stay(
+    tiny_corpus, tmp_path, monkeypatch
+):
+    started = []
+    start = multiprocessing.Process.start
+    monkeypatch.setattr(
+        multiprocessing.Process, "start", lambda p: (started.append(p), start(p))[1]
+    )
+    for workers in (0, 2):
+        out = tmp_path / str(workers)
+        more = ["--number_of_epochs=2", f"--num_workers={workers}"]
+        run(read_config(flags(tiny_corpus, out, *more)))
+        assert len(started) == workers  # once, for both epochs
+    assert not any(process.is_alive() for process in started)
+    assert_same(weights(tmp_path / "0"), weights(tmp_path / "2"))
 
 
 @pytest.fixture(scope="module")
