@@ -39,22 +39,24 @@ def gpu_brain(folder, *flags, precision="fp32", classes=20, steps=1000):
     words = ["train_ecapa.yaml", "--data_folder=x", f"--output_folder={folder}"]
     config = read_config([*words, f"--precision={precision}", *flags])
     hparams = config.build(out_n_neurons=classes, steps_per_epoch=steps)
-    brain = SpeakerBrain(
-        hparams["modules"],
-        hparams["opt_class"],
-        hparams,
-        RunOptions.from_dictionary({"device": "cpu", "noprogressbar": True}),
-        settings=config.settings,
-        steps_per_epoch=steps,
-        history=NoHistory(),
-    )
+    with mock.patch("sb_margins.training.brain.constants_to") as constants:
+        brain = SpeakerBrain(
+            hparams["modules"],
+            hparams["opt_class"],
+            hparams,
+            RunOptions.from_dictionary({"device": "cpu", "noprogressbar": True}),
+            settings=config.settings,
+            steps_per_epoch=steps,
+            history=NoHistory(),
+        )
+    (features, _), _ = constants.call_args  # the Brain moves them
     with pretended_gpu() as device:
         to_gpu(brain.modules)
         brain.device, brain.device_type = "cuda:0", "cuda"
         brain.scaler = torch.GradScaler("cuda", enabled=precision == "fp16")
         dtype = AMPConfig.from_name(precision).dtype
         brain.training_ctx = TorchAutocast(device_type="cuda", dtype=dtype)
-        constants_to(brain.modules["compute_features"], "cuda")
+        constants_to(features, "cuda")
         brain.init_optimizers()
         brain.modules.train()
         brain.epoch, brain.bar = 1, Bar()
