@@ -56,13 +56,21 @@ def main(argv: list[str] | None = None) -> int:
             print("sb-margins: interrupted", file=sys.stderr)
             return 130
         except BrokenPipeError:  # ... | head: nobody reads on
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _drop_output()
             return 0
         except (UserError, OSError, UnicodeError) as error:
             if "--debug" in argv:
                 raise
             print(f"sb-margins: error: {printable(explain(error))}", file=sys.stderr)
+            try:
+                sys.stdout.flush()
+            except OSError:  # of a full disk: Python would try it again at its end
+                _drop_output()
             return 2
+
+
+def _drop_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _common_options(argv: list[str], stack: contextlib.ExitStack) -> list[str]:

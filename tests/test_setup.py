@@ -276,6 +276,6 @@ def test_make_hands_folders_over_unharmed(tmp_path):
         capture_output=True,
         text=True,
     )
-    lines = ["[demo]", "[--data]", words[0].replace("DATA=", "[") + "]"]
+    lines = ["[demo]", "[--data-folder]", words[0].replace("DATA=", "[") + "]"]
     lines += ["[--loss]", "[ham]", "[--smallest]"]
     assert done.stdout.splitlines() == lines, done.stderr
