@@ -317,9 +317,10 @@ class SpeakerVerifier(SpeakerRecognition):
         wav2_lens: Tensor | None = None,
         threshold: str | float | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """As SpeechBrain's: scores [B] and decisions [B] for pairs of waveforms [B, T].
+        """Scores [B] and decisions [B] for pairs of waveforms [B, T].
 
-        T may differ between the two; for ``threshold`` see `threshold`.
+        SpeechBrain's have the shape [B, 1]. T may differ between the two; for
+        ``threshold`` see `threshold`.
         """
         limit = self.threshold(threshold)
         one = self.encode_batch(wavs1, wav1_lens)
@@ -335,7 +336,7 @@ class SpeakerVerifier(SpeakerRecognition):
         threshold: str | float | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor]:
-        """As SpeechBrain's: score and decision, both 0-dim, for two files.
+        """Score and decision, both 0-dim (SpeechBrain's: [1]), for two files.
 
         Arguments
         ---------
