@@ -50,7 +50,7 @@ class FigureSettings:
             raise UserError("bootstrap must be 0 (no intervals) or at least 2")
 
     @cached_property
-    def told(self) -> dict[str, str]:
+    def given_speakers(self) -> dict[str, str]:
         """The speakers of ``utt2spk``; the name of a speaker is that speaker's, too."""
         if not self.utt2spk:
             return {}
@@ -68,7 +68,7 @@ class FigureSettings:
         if not self.bootstrap or trials.labels is None or not any(trials.test):
             return None, False
         complete = known and all(u in known for u in trials.utterances)
-        speakers = self.told or (known if complete else None)
+        speakers = self.given_speakers or (known if complete else None)
         sides: Sides | None = known_speakers_of(trials, speakers)
         guessed = sides is None
         if sides is None:
