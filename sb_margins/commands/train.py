@@ -22,7 +22,7 @@ Train a verifier, evaluate it on the corpus's trial lists, export the model.
 FILE is a training YAML (hparams/train_ecapa.yaml, recipes/*/hparams/*.yaml). Every key
 in it is a flag, e.g.
   --loss ham             which loss (sb-margins losses lists them)
-  --encoder resnet34     which encoder (hparams/encoders, or a YAML of your own)
+  --encoder resnet34_tsp which encoder (hparams/encoders, or a YAML of your own)
   --channels 1024        the size of the encoder
 and so are SpeechBrain's run options (--device cuda:0, --precision bf16, ...).
 The same command again continues an interrupted run.

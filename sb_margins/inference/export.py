@@ -27,6 +27,7 @@ HEADER = """\
 # README.md beside this file tells what it measured and how to use it.
 """
 STOCK = ("speechbrain.", "torch.nn.")  # what plain SpeechBrain can build
+OURS = "sb_margins.resnet."  # what it can build where this package is installed
 
 
 def _calls(value: Any) -> Iterator[Call]:
@@ -59,7 +60,7 @@ def encoder_blocks(settings: str) -> dict[str, Call]:
                 "it is needed to describe the encoder"
             )
         for call in _calls(block):
-            if not call.name.startswith(STOCK):
+            if not call.name.startswith((*STOCK, OURS)):
                 raise UserError(not_stock.format(call.name))
         blocks[name] = block
     return blocks
@@ -183,9 +184,10 @@ def export_model(
     """Write a trained encoder as a model folder; where it is.
 
     The folder holds ``hyperparams.yaml`` (stock classes only for a cosine-scored
-    model), weights as state dicts that load with ``weights_only=True``, the label
-    encoder and a model card. It has no absolute path in it. An earlier export in
-    its place is replaced in one step; any other content is left alone.
+    model, unless the encoder is `sb_margins.resnet.ResNetTSP`), weights as state dicts
+    that load with ``weights_only=True``, the label encoder and a model card. It
+    has no absolute path in it. An earlier export in its place is replaced in one step;
+    any other content is left alone.
 
     Arguments
     ---------
@@ -220,8 +222,8 @@ def export_model(
     Raises
     ------
     UserError
-        When the encoder is not made of stock classes, weights are not finite, or
-        the folder holds something else.
+        When the encoder is made of other classes than these, weights are not finite,
+        or the folder holds something else.
 
     Example
     -------
@@ -278,6 +280,7 @@ def export_model(
         thresholds=points,
         similarity=words,
         stock=stock,
+        needs_us=any(call.name.startswith(OURS) for call in _calls(blocks)),
     )
     with write_folder(target) as folder:
         for name, content in weights.items():

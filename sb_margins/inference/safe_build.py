@@ -40,7 +40,7 @@ TOO_LARGE = (
     f"refused: the model would take more than {MAX_BUILT:.0e} values, or "
     f"{MAX_TENSOR:.0e} for one layer's output; sizes in its YAML are wrong"
 )
-KNOWN = ("ECAPA_TDNN", "ResNet", "Xvector")
+KNOWN = ("ECAPA_TDNN", "ResNet", "ResNetTSP", "Xvector")
 
 
 @dataclass

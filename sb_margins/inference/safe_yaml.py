@@ -53,7 +53,7 @@ MODULES = frozenset(
         "nnet.pooling",
         "processing.features",
     )
-) | {"sb_margins.classifiers", "sb_margins.similarity"}
+) | {f"sb_margins.{name}" for name in ("classifiers", "resnet", "similarity")}
 PRETRAINER = "speechbrain.utils.parameter_transfer.Pretrainer"
 HEAD = "sb_margins.select.head"  # of our own training YAMLs; reads only our own files
 SINGLE = {

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "sb_margins"
 LEVELS = [
     {"errors", "messages", "files", "versions"},
     {"precision", "functional", "poincare", "labels"},
-    {"audio", "encoder", "similarity", "classifiers", "losses", "tiles"},
+    {"audio", "encoder", "resnet", "similarity", "classifiers", "losses", "tiles"},
     {"heads"},
     {"data", "head", "schedules", "select"},
     {"verification"},

@@ -29,6 +29,13 @@ embedding_model: !new:speechbrain.lobes.models.ResNet.ResNet
     lin_neurons: !ref <emb_dim>
     activation: !name:torch.nn.ReLU
 """,
+    "resnet_tsp": """
+embedding_model: !new:sb_margins.resnet.ResNetTSP
+    input_size: !ref <n_mels>
+    channels: [4, 4, 8, 8]
+    block_sizes: [1, 1, 1, 1]
+    lin_neurons: !ref <emb_dim>
+""",
     "xvector": """
 embedding_model: !new:speechbrain.lobes.models.Xvector.Xvector
     in_channels: !ref <n_mels>

@@ -350,3 +350,23 @@ def test_encoder_weights_must_fit(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="has no embedding_model.ckpt"):
         load_encoder_weights(tmp_path / "empty", other)
+
+
+def test_an_encoder_of_ours_says_what_speechbrain_needs(tmp_path):
+    """With this package installed it loads, also with padded batches."""
+    folder = write_model(tmp_path / "m", "resnet_tsp")
+    card = (folder / "README.md").read_text()
+    assert "SpeechBrain loads it too where sb_margins is installed" in card
+    assert "SpeechBrain alone" not in card
+    assert (
+        "SpeechBrain alone" in (write_model(tmp_path / "o") / "README.md").read_text()
+    )
+    wavs = torch.randn(2, 16000)
+    wavs[1, 8000:] = 0
+    stock = SpeakerRecognition.from_hparams(source=str(folder))
+    ours = SpeakerVerifier.from_hparams(folder)
+    lengths = torch.tensor([1.0, 0.5])
+    theirs = stock.encode_batch(wavs, lengths)
+    assert torch.allclose(theirs[0], ours.encode_batch(wavs[:1]), atol=1e-5)
+    padded = torch.cosine_similarity(theirs[1], ours.encode_batch(wavs[1:, :8000]))
+    assert padded > 0.999

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from model_folders import THRESHOLDS, encode, modules, settings, write_model
+from model_folders import ENCODERS, THRESHOLDS, encode, modules, settings, write_model
 from speechbrain.inference.speaker import SpeakerRecognition
 
 from sb_margins.cli import main as cli
@@ -64,7 +64,7 @@ NOISE = {"xvector": 1e-3}
 # Embeddings
 
 
-@pytest.mark.parametrize("encoder", ["ecapa", "resnet", "xvector"])
+@pytest.mark.parametrize("encoder", ENCODERS)
 def test_embeddings_are_rows(tmp_path, encoder):
     made = modules(settings(encoder))
     found = SpeakerVerifier.from_hparams(
@@ -77,7 +77,7 @@ def test_embeddings_are_rows(tmp_path, encoder):
     assert found.verify_batch(wavs, wavs)[0].shape == (3,)
 
 
-@pytest.mark.parametrize("encoder", ["ecapa", "resnet", "xvector"])
+@pytest.mark.parametrize("encoder", ENCODERS)
 def test_padding_does_not_leak(tmp_path, encoder):
     found = SpeakerVerifier.from_hparams(write_model(tmp_path / "m", encoder))
     lengths = [16000, 9000, 12345, 9000]

@@ -180,6 +180,7 @@ def text_of(name, **flags):
     [
         ("ecapa", "ECAPA_TDNN.ECAPA_TDNN", 192),
         ("resnet34", "ResNet.ResNet", 256),
+        ("resnet34_tsp", "resnet.ResNetTSP", 256),
         ("xvector", "Xvector.Xvector", 512),
     ],
 )
