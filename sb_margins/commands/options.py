@@ -26,6 +26,7 @@ from tyro.constructors import (
     PrimitiveTypeInfo,
 )
 
+from sb_margins.data.evaluation import named_folders
 from sb_margins.errors import UserError, nearest
 
 Settings = TypeVar("Settings")
@@ -70,14 +71,16 @@ def _several(
     )
 
 
+def _written(files: Mapping[str, str]) -> list[str]:
+    return [f"{name}={file}" for name, file in files.items()]
+
+
 #: A field of ``NAME=FILE`` or ``FILE`` words.
-Files = Annotated[
-    dict[str, str],
-    _several(
-        "[NAME=]FILE ...",
-        _named_files,
-        lambda files: [f"{name}={file}" for name, file in files.items()],
-    ),
+Files = Annotated[dict[str, str], _several("[NAME=]FILE ...", _named_files, _written)]
+
+#: A field of ``NAME=FOLDER`` words, see `sb_margins.data.evaluation`.
+Folders = Annotated[
+    dict[str, str], _several("NAME=FOLDER ...", named_folders, _written)
 ]
 
 #: A field of words separated by commas or blanks.
@@ -158,6 +161,25 @@ def _current_spelling(settings: type, argv: Sequence[str]) -> list[str]:
     return words
 
 
+def _gathered(settings: type, argv: Sequence[str]) -> list[str]:
+    """The words with those of a repeated ``NAME=...`` flag put behind its first one."""
+    hints = get_type_hints(settings)
+    flags: dict[str, list[str]] = {}
+    words: list[str] = []
+    here = words
+    for word in argv:
+        flag, equals, value = word.partition("=")
+        if word.startswith("--"):
+            name, here = flag[2:].replace("-", "_"), words
+            if hints.get(name) == dict[str, str]:
+                mine = flags.setdefault(flag, [])
+                mine += [value] * bool(equals)
+                here = words if equals else mine
+                continue
+        here.append(word)
+    return words + [word for flag in flags for word in (flag, *flags[flag])]
+
+
 def parse_yaml(settings: type[Settings], path: str | Path, verb: str) -> Settings:
     """Settings from a YAML file, checked like flags; empty keys keep their default."""
     words: list[str] = []
@@ -198,7 +220,7 @@ def _cli(settings: type, argv: Sequence[str], verb: str, keywords: dict) -> Any:
     sys.stdout.flush()
     return tyro.cli(
         settings,
-        args=_current_spelling(settings, argv),
+        args=_gathered(settings, _current_spelling(settings, argv)),
         prog=f"sb-margins {verb}",
         registry=_REGISTRY,
         **keywords,

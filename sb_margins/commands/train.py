@@ -24,6 +24,7 @@ in it is a flag, e.g.
   --loss ham             which loss (sb-margins losses lists them)
   --encoder resnet34_tsp which encoder (hparams/encoders, or a YAML of your own)
   --channels 1024        the size of the encoder
+  --eval sitw=/data/SITW cn=PREPARED   trial lists of other corpora, in the same table
 and so are SpeechBrain's run options (--device cuda:0, --precision bf16, ...).
 The same command again continues an interrupted run.
 Several GPUs: torchrun --nproc_per_node=4 -m sb_margins train FILE ...

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 
 from sb_margins.commands.model import ModelSettings
 from sb_margins.commands.verify_settings import VerifySettings, read_settings
+from sb_margins.data.evaluation import TrialList, other_lists
 from sb_margins.data.manifest import Manifest
 from sb_margins.data.trials import Trials, read_trials
 from sb_margins.errors import UserError, listed
@@ -32,6 +33,7 @@ from sb_margins.verification.report import (
     notes_on,
     print_table,
     report_audio,
+    with_mean,
     write_lines,
 )
 from sb_margins.verification.score_file import write_scores
@@ -51,16 +53,21 @@ def main(argv: list[str]) -> int:
         name: read_trials(path, enrolment=settings.enrolment.get(name))
         for name, path in settings.trials.items()
     }
-    dev, calibration = settings.calibrate_on, None
-    if dev and given[dev].labels is None:
-        raise UserError(f"calibrate_on: the list '{dev}' has no labels")
-    folder.mkdir(parents=True, exist_ok=True)
-
-    manifests = read_manifests(settings.manifest, settings.data_folder)
-    speakers = known_speakers(manifests)
     if settings.utt2spk:  # complete? Said before the work is done
         for trials in given.values():
             settings.sides(trials)
+    manifests = read_manifests(settings.manifest, settings.data_folder)
+    others = load_others(settings, given, manifests)
+    files = settings.trials | {n: o.prepared.trials(o.split) for n, o in others.items()}
+    dev, calibration = settings.calibrate_on, None
+    if dev and dev not in given:
+        raise UserError(
+            f"calibrate_on '{dev}' is none of the lists: {listed(list(given))}"
+        )
+    if dev and given[dev].labels is None:
+        raise UserError(f"calibrate_on: the list '{dev}' has no labels")
+    folder.mkdir(parents=True, exist_ok=True)
+    speakers = known_speakers(manifests)
     embed = load_embedder(settings) if settings.model else None
     embeddings = embed_lists(settings, embed, given, manifests)
     lists = {name: trials.without(embeddings.skipped) for name, trials in given.items()}
@@ -80,8 +87,8 @@ def main(argv: list[str]) -> int:
     curves: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for name, trials in lists.items():
         rows[name] = {
-            "list": Path(settings.trials[name]).name,
-            "list hash": hash_file(settings.trials[name])[:16],
+            "list": Path(files[name]).name,
+            "list hash": hash_file(files[name])[:16],
             "trials": len(trials),
             "left out": len(given[name]) - len(trials),
             "similarity": scorer.name,
@@ -91,8 +98,11 @@ def main(argv: list[str]) -> int:
             rows[name]["calibration"] = f"on {dev}{shared(trials, lists[dev])}"
         if trials.labels is not None:
             curves[name] = final[name], trials.labels
-            row = settings.figures(final[name], trials, bool(dev), speakers)
+            judge = replace(settings, utt2spk=None) if name in others else settings
+            row = judge.figures(final[name], trials, bool(dev), speakers)
             rows[name] |= row
+        if name in others and settings.model:
+            trials = trials.renamed(lambda tagged: tagged.partition(":")[2])
         write_scores(folder / f"scores_{name}.txt", trials, scores[name])
         if calibration:
             write_scores(folder / f"llr_{name}.txt", trials, final[name])
@@ -103,18 +113,40 @@ def main(argv: list[str]) -> int:
         p_target=settings.p_target[0],
         unit=scorer.unit(bool(dev)),
     )
-    content = write_results(settings, rows, embeddings, calibration)
+    judged = {name: row for name, row in rows.items() if "eer" in row}
+    metrics = standard_metrics(settings.p_target, calibrated=bool(dev))
+    shown = with_mean(judged, metrics, but=dev) if others else judged
+    means = {name: row for name, row in shown.items() if name not in rows}
+    content = write_results(settings, rows, means, embeddings, calibration)
     if settings.json:
         print(json.dumps(content, indent=2))
         return 0
-    judged = {name: row for name, row in rows.items() if "eer" in row}
     if judged:
-        metrics = standard_metrics(settings.p_target, calibrated=bool(dev))
-        print_table(judged, metrics, extra=["normalisation"])
+        print_table(shown, metrics, extra=["normalisation"])
     for note in content["notes"]:
         print(note)
     progress(f"written to {folder} in {time.monotonic() - started:.1f} s")
     return 0
+
+
+def load_others(
+    settings: VerifySettings, given: dict[str, Trials], manifests: list[Manifest]
+) -> dict[str, TrialList]:
+    """The lists of ``--eval``; their trials and manifests join those that are there.
+
+    Utterances get the name of their folder in front, since corpora may have the same
+    names. Stored embeddings have none.
+    """
+    others = other_lists(settings.eval, Path(settings.output_folder) / "eval")
+    if both := [name for name in others if name in given]:
+        raise UserError(f"--eval {listed(both)}: a list has that name; choose another")
+    tags: dict[Path, str] = {}
+    for name, one in others.items():
+        tag = tags.setdefault(one.prepared.folder, f"{name}:" if settings.model else "")
+        given[name] = one.trials.renamed(partial(str.__add__, tag))
+        named = [replace(u, id=tag + u.id) for u in one.manifest]
+        manifests.append(Manifest(named, one.manifest.root))
+    return others
 
 
 def shared(trials: Trials, dev: Trials) -> str:
@@ -225,6 +257,7 @@ def load_cohort(
 def write_results(
     settings: VerifySettings,
     rows: dict[str, dict[str, Any]],
+    means: Mapping[str, Mapping[str, Any]],
     embeddings: Embeddings,
     calibration: Calibration | None,
 ) -> dict[str, Any]:
@@ -233,6 +266,7 @@ def write_results(
     here = ("output_folder", "cache", "device", "batch_seconds", "json")
     content: dict[str, Any] = {
         "lists": rows,
+        **({"means": means} if means else {}),
         "notes": notes_on(rows),
         "model": settings.system,
         "model hash": embeddings.fingerprint

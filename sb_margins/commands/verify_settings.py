@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import torch
 
 from sb_margins.commands.figures import FigureSettings
-from sb_margins.commands.options import Files, Formerly, parse, parse_yaml
+from sb_margins.commands.options import Files, Folders, Formerly, parse, parse_yaml
 from sb_margins.data.prepared import Prepared
 from sb_margins.errors import UserError, listed
 from sb_margins.select import hparams_dir
@@ -29,6 +29,8 @@ class VerifySettings(FigureSettings):
 
     trials: Files = field(default_factory=dict)
     """Trial lists, e.g. O=veri_test2.txt."""
+    eval: Folders = field(default_factory=dict)
+    """And the lists of prepared folders or corpora, e.g. sitw=/data/SITW."""
     enrolment: Annotated[Files, Formerly("enrollment")] = field(default_factory=dict)
     """The utterances of enrolled models, by list."""
     model: str | None = None
@@ -96,18 +98,17 @@ class VerifySettings(FigureSettings):
         }
         used = [what for what, is_used in needing_cohort.items() if is_used]
         problems: dict[str, Any] = {
-            "no trials. Give --trials NAME=LIST, or --manifest a prepared folder": (
-                not self.trials
-            ),
+            "no trials. Give --trials NAME=LIST, --eval NAME=FOLDER, or --manifest a "
+            "prepared folder": not (self.trials or self.eval),
             "give a model (folder or hub name; --model) or --embeddings (an .npz)": (
                 bool(self.model) == bool(self.embeddings)
             ),
             "where is the audio? Give --data-folder or --manifest": (
-                self.model and not (self.data_folder or self.manifest)
+                self.model and self.trials and not (self.data_folder or self.manifest)
             ),
             f"enrolment of '{listed(strange)}', none of the lists: {lists}": strange,
             f"calibrate_on '{dev}' is none of the lists: {lists}": (
-                dev and dev not in self.trials
+                dev and dev not in self.trials and not self.eval
             ),
             f"{listed(used)} needs --cohort (a manifest or an .npz of embeddings)": (
                 used and not self.cohort

@@ -47,7 +47,7 @@ def collect(
 
     ``folder`` is ``CN-Celeb_flac`` itself, or the folder that holds it.
     """
-    choose("train", train, ("all", "cnceleb1", "cnceleb2"))
+    choose("train", train, ("all", "cnceleb1", "cnceleb2", "none"))
     first, second = _roots(folder, cnceleb2)
     if train == "cnceleb2" and second is None:
         raise UserError(f"train=cnceleb2, but no CN-Celeb2_flac by {folder}")
@@ -60,21 +60,27 @@ def collect(
         official=True,
     )
     tested = _evaluation(listing, first)
-    if train != "cnceleb2":
+    if train in ("all", "cnceleb1"):
         speakers = read_text(first / "dev" / "dev.lst").split()
         _training(listing, first, [s for s in speakers if s not in tested])
-    if train != "cnceleb1" and second is not None:
+    if train in ("all", "cnceleb2") and second is not None:
         speakers = sorted(p.name for p in (second / "data").iterdir() if p.is_dir())
         _training(listing, second, [s for s in speakers if s not in tested])
     return listing
 
 
-def _roots(folder: Path, cnceleb2: str) -> tuple[Path, Path | None]:
-    """The folders of CN-Celeb 1 and, when there, 2."""
+def _first_root(folder: Path) -> Path | None:
+    """The folder of CN-Celeb 1, if it is there."""
     for first in (folder, folder / "CN-Celeb_flac", folder / "CN-Celeb"):
         if (first / "eval" / "lists" / "trials.lst").is_file():
-            break
-    else:
+            return first
+    return None
+
+
+def _roots(folder: Path, cnceleb2: str) -> tuple[Path, Path | None]:
+    """The folders of CN-Celeb 1 and, when there, 2."""
+    first = _first_root(folder)
+    if first is None:
         raise wrong_layout(folder, "CN-Celeb", _EXPECTED)
     for needed in _NEEDED:
         if not (first / needed).exists():
@@ -146,8 +152,10 @@ CORPUS = Corpus(
     collect,
     help={
         "cnceleb2": "CN-Celeb2_flac, when it is not beside CN-Celeb_flac",
-        "train": "all that is there, cnceleb1 or cnceleb2",
+        "train": "all that is there, cnceleb1, cnceleb2 or none",
         "dev_speakers": "training speakers held out to choose the checkpoint",
         "eval_utterances": "most utterances of each of those (0 = all)",
     },
+    recognise=lambda folder: _first_root(folder) is not None,
+    evaluation={"train": "none"},
 )

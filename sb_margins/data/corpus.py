@@ -54,6 +54,10 @@ class Corpus:
     help: Mapping[str, str] = field(default_factory=dict)  # a line per option
     # stamp(folder): changes when the data change, cheaply
     stamp: Callable[[Path], str] | None = None
+    # recognise(folder): whether a folder is one of this corpus
+    recognise: Callable[[Path], bool] | None = None
+    # the options that list no training speakers
+    evaluation: Mapping[str, Any] = field(default_factory=dict)
     # collect makes or fetches the corpus: its folder need not exist
     writes: bool = False
 

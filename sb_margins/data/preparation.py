@@ -13,7 +13,7 @@ from sb_margins.data.checking import CHECKS, usable
 from sb_margins.data.corpus import Corpus, Entry, Listing, choose, existing_folder
 from sb_margins.data.manifest import Manifest, Utterance
 from sb_margins.data.prepared import FORMAT, Prepared
-from sb_margins.data.splitting import DIVIDED, divide, hold_out, make_trials
+from sb_margins.data.splitting import DIVIDED, divide, fewer, hold_out, make_trials
 from sb_margins.data.tables import read_table
 from sb_margins.data.trials import Trials, usable_trials, write_trials
 from sb_margins.errors import UserError, listed, nearest
@@ -22,7 +22,7 @@ from sb_margins.messages import progress
 
 CORPORA = ("folder", "demo", "mini_librispeech", "voxceleb", "cnceleb", "sitw")
 CHECKING: dict[str, Any] = {"skip_bad": False, "min_seconds": 0.4, "check": "ends"}
-COMMON: dict[str, Any] = {**CHECKING, "fold": ""}
+COMMON: dict[str, Any] = {**CHECKING, "fold": "", "evaluation_only": False}
 COMMON_HELP = {
     "skip_bad": "leave unreadable files out (listed) instead of stopping",
     "min_seconds": "leave shorter files out (listed)",
@@ -30,6 +30,7 @@ COMMON_HELP = {
     "copies) or full (decodes everything)",
     "fold": "e.g. 2/5: the second of five folds of all train, dev and test speakers is "
     "test, the next one dev, the others train",
+    "evaluation_only": "no training speakers; without splits all speakers are test",
 }
 
 
@@ -41,6 +42,17 @@ def corpus_named(name: str) -> Corpus:
             "Any folder of speaker/.../audio files is corpus 'folder'"
         )
     return importlib.import_module(f"sb_margins.data.{name}").CORPUS
+
+
+def recognise(folder: str | Path) -> str:
+    """The corpus whose layout a folder has; "folder" when it is no special one."""
+    folder = existing_folder(folder)
+    if not any((folder / name).is_file() for name in ("manifest.csv", "manifest.json")):
+        for name in reversed(CORPORA):  # CN-Celeb's speakers are called as VoxCeleb's
+            layout = corpus_named(name)
+            if layout.recognise and layout.recognise(folder):
+                return name
+    return "folder"
 
 
 def prepare(
@@ -71,7 +83,8 @@ def prepare(
     **options
         ``skip_bad`` (default False), ``min_seconds`` (0.4), ``check`` ("ends"),
         ``fold`` (""; "2/5": the second of five folds is test, the next one dev),
-        and the corpus's own: see ``sb-margins prepare CORPUS --help``.
+        ``evaluation_only`` (False; True: list no training speakers), and the corpus's
+        own: see ``sb-margins prepare CORPUS --help``.
 
     Returns
     -------
@@ -112,9 +125,12 @@ def prepare(
             return Prepared.load(save)
         say(f"{_changes(before, settings)}; preparing {save} again")
 
-    listing = layout.collect(
-        folder, seed=seed, **{name: options[name] for name in layout.options}
-    )
+    own = {name: options[name] for name in layout.options}
+    if options["evaluation_only"]:
+        own |= layout.evaluation
+    listing = layout.collect(folder, seed=seed, **own)
+    if options["evaluation_only"]:
+        listing.entries = [e for e in listing.entries if e.split != "train"]
     save.mkdir(parents=True, exist_ok=True)
     common = {name: options[name] for name in CHECKING}
     utterances, left_out = usable(
@@ -186,7 +202,7 @@ def _read_info(save: Path) -> dict[str, Any] | None:
     """The ``prepare.json`` of an earlier preparation, if it can be read."""
     try:
         info = json.loads((save / "prepare.json").read_text(encoding="utf-8"))
-        info["options"].setdefault("fold", "")  # older: none
+        info["options"] = {"fold": "", "evaluation_only": False, **info["options"]}
     except (OSError, ValueError, KeyError):
         return None
     return info
@@ -245,7 +261,9 @@ def _splits(
     for entry, utterance in ordered:
         name = "" if entry.split in pooled else entry.split
         splits.setdefault(name, []).append(utterance)
-    if pooled or list(splits) == [""]:
+    if options["evaluation_only"] and list(splits) == [""]:
+        splits["test"] = fewer(splits.pop(""), options.get("eval_utterances", 0), seed)
+    elif pooled or list(splits) == [""]:
         shares = ("dev_share", "test_share", "eval_utterances", "fold")
         splits |= divide(
             splits.pop("", []), seed, **{k: options[k] for k in shares if k in options}

@@ -22,11 +22,7 @@ _EXPECTED = (
 
 def collect(folder: Path, *, seed: int) -> Listing:
     """List SITW's core-core trials: ``dev`` and ``test`` (its eval)."""
-    parts = {
-        split: folder / name
-        for split, name in (("dev", "dev"), ("test", "eval"))
-        if (folder / name / "keys" / "core-core.lst").is_file()
-    }
+    parts = _parts(folder)
     if not parts:
         raise wrong_layout(folder, "SITW", _EXPECTED)
     listing = Listing(folder, [], official=True)
@@ -41,6 +37,15 @@ def collect(folder: Path, *, seed: int) -> Listing:
             speaker.setdefault(number, Path(name).stem)
             listing.entries.append(Entry(name, name, speaker[number], split))
     return listing
+
+
+def _parts(folder: Path) -> dict[str, Path]:
+    """The folder of each split that is there."""
+    return {
+        split: folder / name
+        for split, name in (("dev", "dev"), ("test", "eval"))
+        if (folder / name / "keys" / "core-core.lst").is_file()
+    }
 
 
 def _trials(part: Path) -> Trials:
@@ -70,4 +75,9 @@ def _trials(part: Path) -> Trials:
     return trials
 
 
-CORPUS = Corpus("sitw", "Speakers in the Wild, core-core (evaluation only)", collect)
+CORPUS = Corpus(
+    "sitw",
+    "Speakers in the Wild, core-core (evaluation only)",
+    collect,
+    recognise=lambda folder: bool(_parts(folder)),
+)

@@ -59,7 +59,7 @@ def collect(
 
     No speaker of a list is trained on.
     """
-    choose("train", train, ("auto", "vox1", "vox2", "vox1+vox2"))
+    choose("train", train, ("auto", "vox1", "vox2", "vox1+vox2", "none"))
     roots = [folder] + ([existing_folder(voxceleb2)] if voxceleb2 else [])
     root = Path(os.path.commonpath(roots))
     trees = [tree for one in roots for tree in speaker_trees(one)]
@@ -81,7 +81,7 @@ def collect(
         listing.entries.append(Entry(name, wavs[name], speaker, split, meta))
 
     tested: set[str] = set()
-    for list_name in _list_names(lists):
+    for list_name in _list_names(lists, near):
         split, file_name, _ = LISTS[list_name]
         trials = _with_ids(_find(file_name, near), files)
         listing.trials[split] = trials
@@ -92,7 +92,7 @@ def collect(
     for name in sorted(wavs):
         if name.split("/")[0] not in tested and _part(name) in parts:
             add(name, "train")
-    if not any(entry.split == "train" for entry in listing.entries):
+    if parts and not any(entry.split == "train" for entry in listing.entries):
         raise UserError(
             f"no speaker is left to train on (train={train}, lists={lists}): the "
             "speakers of the lists are never trained on, and the lists E and H use "
@@ -145,7 +145,10 @@ def _rank(name: str) -> int:
     return _PREFERENCE.index(kind) if kind in _PREFERENCE else len(_PREFERENCE)
 
 
-def _list_names(lists: str) -> list[str]:
+def _list_names(lists: str, near: Iterable[Path]) -> list[str]:
+    if lists == "any":
+        there = [n for n, (_, file, _) in LISTS.items() if _places(file, near)]
+        return there or ["O"]  # whose error says what is missing
     names = [name.strip().upper() for name in lists.split(",") if name.strip()]
     for name in names:
         if name not in LISTS:
@@ -156,14 +159,20 @@ def _list_names(lists: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def _places(file_name: str, near: Iterable[Path]) -> list[Path]:
+    """The list in the folders, two levels above them, or in meta folders."""
+    return [
+        path
+        for folder in near
+        for place in (folder, folder.parent, folder.parent.parent)
+        for inside in ("", "meta", "metadata", "trials", "lists")
+        if (path := place / inside / file_name).is_file()
+    ]
+
+
 def _find(file_name: str, near: Iterable[Path]) -> Path:
-    """The list in one of the folders, two levels above them, or in meta folders."""
-    for folder in near:
-        for place in (folder, folder.parent, folder.parent.parent):
-            for inside in ("", "meta", "metadata", "trials", "lists"):
-                path = place / inside / file_name
-                if path.is_file():
-                    return path
+    if places := _places(file_name, near):
+        return places[0]
     raise UserError(
         f"the trial list {file_name} is in none of {', '.join(map(str, near))}. Get it "
         f"from {LISTS_ADDRESS}{file_name} and put it in the data folder, or give its "
@@ -185,6 +194,8 @@ def _with_ids(path: Path, files: dict[str, tuple[str, str]]) -> Trials:
 
 
 def _training_parts(train: str, names: Iterable[str]) -> list[str]:
+    if train == "none":
+        return []
     has_vox2 = any(_part(name) == "vox2" for name in names)
     if train == "auto":
         return ["vox2" if has_vox2 else "vox1"]
@@ -221,11 +232,13 @@ CORPUS = Corpus(
     collect,
     help={
         "voxceleb2": "a second folder, when VoxCeleb2 lies elsewhere",
-        "train": "vox2, vox1, vox1+vox2 or auto (vox2 when it is there)",
-        "lists": "trial lists, as O or O,E,H",
+        "train": "vox2, vox1, vox1+vox2, none or auto (vox2 when it is there)",
+        "lists": "trial lists, as O or O,E,H; any: those that are there",
         "list_folder": "where veri_test2.txt etc. are, when not beside the data",
         "dev_speakers": "training speakers held out to choose the checkpoint",
         "eval_utterances": "most utterances of each of those (0 = all)",
     },
     stamp=stamp,
+    recognise=lambda folder: bool(speaker_trees(folder)),
+    evaluation={"train": "none", "lists": "any"},
 )

@@ -20,6 +20,7 @@ from hyperpyyaml import load_hyperpyyaml, resolve_references
 from speechbrain.utils import seed_everything
 from speechbrain.utils.run_opts import RunOptions
 
+from sb_margins.data.evaluation import named_folders
 from sb_margins.encoder import ENCODER_MODULES
 from sb_margins.errors import UserError, nearest
 from sb_margins.select import hparams_dir
@@ -247,6 +248,12 @@ def _split_flags(words: list[str]) -> tuple[dict[str, Any], list[str]]:
             continue
         if not equals and not followed:
             raise UserError(f"--{flag} needs a value")
+        if flag == "eval":  # any number of words, any number of times
+            named = [text] if equals else []
+            while not equals and remaining and not remaining[0].startswith("--"):
+                named.append(remaining.pop(0))
+            values[flag] = {**values.get(flag, {}), **named_folders(named)}
+            continue
         value = text if equals else remaining.pop(0)
         try:
             values[flag] = yaml.load(value)

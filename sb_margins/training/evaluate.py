@@ -2,20 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from sb_margins.data.trials import read_trials
+import numpy as np
+
+from sb_margins.data.evaluation import TrialList
+from sb_margins.encoder import SpeakerEncoder
 from sb_margins.files import write_json
 from sb_margins.inference.results import export_results
 from sb_margins.plots.curves import plot_training
 from sb_margins.plots.scores import plot_scores
-from sb_margins.training.run import Trained
+from sb_margins.training.run import Trained, lists_of
 from sb_margins.verification.bootstrap import speakers_of
 from sb_margins.verification.embed import embed_files
-from sb_margins.verification.report import figures, print_table
+from sb_margins.verification.report import figures, print_table, with_mean
 from sb_margins.verification.score_file import write_scores
 from sb_margins.verification.scoring import score_trials
 from sb_margins.versions import versions
+
+
+def score_lists(
+    encoder: SpeakerEncoder,
+    similarity: Any,
+    lists: Mapping[str, TrialList],
+    device: str = "cpu",
+) -> dict[str, np.ndarray]:
+    """The scores [N] of each list; utterances that lists share are embedded once."""
+    groups: dict[Path, list[str]] = {}
+    for name, one in lists.items():
+        groups.setdefault(one.prepared.folder, []).append(name)
+    scores = {}
+    for names in groups.values():
+        manifests = [lists[name].manifest for name in names]
+        files = {u.id: m.path(u) for m in manifests for u in m}
+        embeddings = embed_files(encoder, files, device=device)
+        for name in names:
+            trials = lists[name].trials
+            scores[name] = score_trials(embeddings, trials, similarity)
+    return scores
 
 
 def evaluate(trained: Trained) -> None:
@@ -32,29 +58,23 @@ def evaluate(trained: Trained) -> None:
     encoder, similarity = trained.last
     now = trained.encoder.fingerprint(trained.similarity)
     best_is_last = encoder.fingerprint(similarity) == now
-    for split in prepared.splits[1:]:
-        if not prepared.has_trials(split):
-            continue
-        manifest, trials = prepared.manifest(split), read_trials(prepared.trials(split))
-        embeddings = embed_files(trained.encoder, manifest, device=trained.device)
-        scores = score_trials(embeddings, trials, similarity=trained.similarity)
-        labels = trials.labels
-        assert labels is not None
-        speakers = {u.id: u.spk_id for u in manifest}
-        write_scores(folder / f"scores_{split}.txt", trials, scores)
-        last = scores
-        if not best_is_last:
-            embeddings = embed_files(encoder, manifest, device=trained.device)
-            last = score_trials(embeddings, trials, similarity=similarity)
-        write_scores(folder / f"scores_last_{split}.txt", trials, last)
-        lists[split] = figures(scores, labels, speakers=speakers_of(trials, speakers))
-        curves[split] = (scores, labels)
+    there = lists_of(settings, prepared)
+    scores = score_lists(trained.encoder, trained.similarity, there, trained.device)
+    last = scores
+    if not best_is_last:
+        last = score_lists(encoder, similarity, there, trained.device)
+    for name, one in there.items():
+        write_scores(folder / f"scores_{name}.txt", one.trials, scores[name])
+        write_scores(folder / f"scores_last_{name}.txt", one.trials, last[name])
+        curves[name] = scores[name], one.labels
+        sides = speakers_of(one.trials, one.speakers)
+        lists[name] = figures(*curves[name], speakers=sides)
     if not lists:
         export_results(folder, folder / "model")
         return
     plot_scores(curves, folder, folder.name)
     write_json(folder / "metrics.json", {"lists": lists, "versions": versions()})
-    print_table(lists)
+    print_table(with_mean(lists) if settings.eval else lists)
     dev = None
     if "dev" in curves:
         dev = (*curves["dev"], f"the dev trials of {corpus}")

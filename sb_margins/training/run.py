@@ -19,6 +19,7 @@ from speechbrain.utils.distributed import (
 from speechbrain.utils.epoch_loop import EpochCounter
 
 from sb_margins.data import Prepared, prepare
+from sb_margins.data.evaluation import TrialList, other_lists, own_lists
 from sb_margins.data.trials import read_trials
 from sb_margins.encoder import SpeakerEncoder
 from sb_margins.files import write_text
@@ -79,6 +80,7 @@ def run(config: TrainingConfig) -> Trained:
     # The corpus: speakers to classes, utterances to steps
     run_on_main(prepare_corpus, args=[settings])
     prepared = Prepared.load(folder / "data")
+    run_on_main(lists_of, args=[settings, prepared])
     manifest = prepared.manifest("train")
     settings.check_epoch(len(manifest), world_size())
     remarks = settings.remarks + check_audio(manifest, settings.sentence_len)
@@ -170,6 +172,12 @@ def prepare_corpus(settings: TrainingSettings) -> Prepared:
         seed=settings.corpus_seed,
         **{"skip_bad": settings.skip_bad, **settings.corpus_options},
     )
+
+
+def lists_of(settings: TrainingSettings, prepared: Prepared) -> dict[str, TrialList]:
+    """The corpus's own trial lists and those of ``eval``, by name."""
+    place = Path(settings.output_folder) / "eval"
+    return own_lists(prepared) | other_lists(settings.eval, place, prepared)
 
 
 def _recoverables(hparams: dict[str, Any]) -> dict[str, Any]:

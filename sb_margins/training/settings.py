@@ -20,6 +20,7 @@ FREE_TO_CHANGE = {
     "ckpt_interval_minutes",
     "ckpt_interval_steps",
     "data_folder",
+    "eval",
     "noprogressbar",
     "num_workers",
     "output_folder",
@@ -59,6 +60,7 @@ class TrainingSettings:
     corpus_seed: int = setting("seed of a split made by us", 1986)
     corpus_options: dict = setting("options of the corpus", {})
     skip_bad: bool = setting("leave unreadable files out", False)
+    eval: dict = setting("trial lists of other corpora: NAME=FOLDER ...", {})
     encoder: str | None = setting("a YAML of hparams/encoders by name, or a path")
     loss: str | None = setting("see sb-margins losses")
     margin: float | None = setting("the loss's margin")

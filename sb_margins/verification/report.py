@@ -93,6 +93,24 @@ def notes_on(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return notes
 
 
+def with_mean(
+    rows: Mapping[str, Mapping[str, Any]],
+    metrics: Sequence[Metric] | None = None,
+    but: str | None = "dev",
+) -> dict[str, Mapping[str, Any]]:
+    """Rows of ``figures`` and, of several lists, a row of their means.
+
+    The list ``but``, on which something was chosen, does not count.
+    """
+    counted = [row for name, row in rows.items() if name != but]
+    if len(counted) < 2:
+        return dict(rows)
+    mean: dict[str, Any] = {"trials": sum(row["trials"] for row in counted)}
+    for metric in metrics or standard_metrics():
+        mean[metric.name] = float(np.mean([row[metric.name] for row in counted]))
+    return {**rows, f"mean of {len(counted)} lists": mean}
+
+
 def print_table(
     rows: Mapping[str, Mapping[str, Any]],
     metrics: Sequence[Metric] | None = None,

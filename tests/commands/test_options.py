@@ -50,6 +50,13 @@ def test_flags_become_settings():
     assert settings.p_target == [0.1] and settings.skip_bad
 
 
+def test_a_repeated_flag_of_names_adds_to_them():
+    words = "m a --trials O=x --norm as --trials=H=y --trials E=z"
+    settings = parse(Example, words.split(), "example")
+    assert settings.trials == {"O": "x", "H": "y", "E": "z"}
+    assert settings.files == ["a"] and settings.norm == "as"
+
+
 def test_defaults_stand_in_the_class_and_in_help(capsys):
     settings = parse(Example, ["m", "a"], "example")
     assert settings.losses == ["am"] and not settings.skip_bad

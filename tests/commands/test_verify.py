@@ -158,6 +158,44 @@ def stored(tmp_path):
     return [*argv, "--output-folder", str(tmp_path / "out")]
 
 
+def test_lists_of_other_corpora_stand_in_one_table(
+    model, lists, tiny_corpus, tmp_path, capsys
+):
+    """Two corpora have the same names for other recordings."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    shutil.copytree(tiny_corpus, one)
+    for path in sorted(one.rglob("*.wav")):  # other speakers under the same names
+        other = tiny_corpus / path.relative_to(one)
+        speaker = tiny_corpus / f"spk{7 - int(other.parts[-3][3])}"
+        shutil.copy(speaker.joinpath(*other.parts[-2:]), path)
+    prepare("folder", tiny_corpus, two, evaluation_only=True)
+    argv = command(model, lists, tiny_corpus, tmp_path / "out", "--eval", f"a={one}")
+    assert main([*argv, f"--eval=b={two / 'trials_test.txt'}"]) == 0
+    assert "mean of 4 lists" in capsys.readouterr().out
+    content = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    rows, mean = content["lists"], content["means"]["mean of 4 lists"]
+    assert set(rows) == {*"OEab"} and "speakers" not in rows["a"]
+    assert mean["eer"] == pytest.approx(np.mean([r["eer"] for r in rows.values()]))
+    known, scores = {}, {}
+    for name in "Eab":
+        trials, values = read_scores(tmp_path / "out" / f"scores_{name}.txt")
+        pairs = [*zip(trials.enrol, trials.test, strict=True)]
+        scores[name] = dict(zip(pairs, values, strict=True))
+        known[name] = set(trials.utterances)
+    assert known["a"] == known["b"], "names as they are in the lists"
+    common = scores["b"].keys() & scores["E"].keys()
+    assert len(common) > 50
+    assert all(scores["b"][k] == pytest.approx(scores["E"][k]) for k in common)
+    assert scores["a"] != scores["b"]
+    for more, told in (
+        (["--eval", "O=x"], "no such folder"),
+        (["--eval", f"O={two}"], "a list has that name"),
+        (["--eval", f"a={two}", "--calibrate-on", "b"], "none of the lists: O, E, a"),
+    ):
+        argv = command(model, lists, tiny_corpus, tmp_path / "out", *more)
+        assert main(argv) == 2 and told in capsys.readouterr().err
+
+
 def test_a_cohort_of_another_model_is_refused(stored, tmp_path, capsys):
     norm = [*stored, "--norm", "s", "--cohort"]
     assert main([*norm, str(tmp_path / "two.npz")]) == 2

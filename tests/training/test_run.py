@@ -9,9 +9,11 @@ import signal
 import pytest
 import soundfile
 import torch
+from corpus_trees import sitw
 from trainings import assert_same, flags, run_killed, weights
 
 from sb_margins.cli import main as cli
+from sb_margins.data import prepare
 from sb_margins.errors import UserError
 from sb_margins.inference import SpeakerVerifier
 from sb_margins.select import hparams_dir
@@ -26,10 +28,19 @@ def test_training_learns_and_writes_its_results(tiny_corpus, tmp_path, capsys):
     out = tmp_path / "run"
     more = ["--number_of_epochs=4", "--lr=0.01", "--loss=real_am", "--margin=0.1"]
     more.append("--tensorboard=True")
-    assert cli(["train", *flags(tiny_corpus, out, *more)]) == 0
+    other = sitw(tmp_path / "sitw")
+    prepare("sitw", other, tmp_path / "other", verbose=False)
+    lists = ["--eval=sitw=" + str(other), "--eval", f"one={tmp_path / 'other'}"]
+    assert cli(["train", *flags(tiny_corpus, out, *more, *lists)]) == 0
     told = capsys.readouterr().out
     for word in ("loss", "acc", "margin 0.10", "dev EER", "minDCF(0.01)"):
         assert word in told
+    rows = json.loads((out / "metrics.json").read_text())["lists"]
+    names = {"dev", "test", "sitw_dev", "sitw_test", "one_dev", "one_test"}
+    assert set(rows) == names and rows["sitw_test"] == rows["one_test"]
+    assert "mean of 5 lists" in told, "dev chose the epoch"
+    for name in names:
+        assert (out / f"scores_{name}.txt").stat().st_size
     assert "of the utterances are shorter" not in told
     history = (out / "history.csv").read_text().splitlines()
     names = history[0].split(",")
