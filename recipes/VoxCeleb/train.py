@@ -1,6 +1,6 @@
 """Train on VoxCeleb 1 and 2, evaluate on its trial lists, export the model.
 
-python train.py hparams/train_ecapa.yaml --data_folder CORPUS [--key value ...]
+python train.py hparams/train.yaml --data_folder CORPUS [--key value ...]
 """
 
 import sys

@@ -141,7 +141,8 @@ def compose(path: Path, encoder: str | None = None) -> Any:
     A YAML with the key ``base`` replaces values of another, by its path. The encoder
     (``encoder:``, or the argument) is a YAML whose keys are inserted after that line;
     they replace keys of the base. Keys that belong to an encoder which was replaced by
-    another are dropped. A YAML with an ``embedding_model`` of its own is complete.
+    another are dropped; those under ``for_encoder: {NAME: {...}}`` count for that one
+    only. A YAML with an ``embedding_model`` of its own is complete.
     """
     layers = [(path, _load(path.read_text(encoding="utf-8"), path))]
     while "base" in layers[0][1]:
@@ -154,17 +155,21 @@ def compose(path: Path, encoder: str | None = None) -> Any:
             raise UserError(f"{above}: its base {base} is based on it again")
         layers.insert(0, (base, _load(base.read_text(encoding="utf-8"), base)))
     root_path, tree = layers.pop(0)
-    current = None if "embedding_model" in tree else tree.get("encoder")
-    parts = _encoder(current, root_path.parent) if current else {}
-    changes: dict[str, Any] = {}
     if encoder is not None:
         layers.append((Path(), {"encoder": encoder}))
+    current = None if "embedding_model" in tree else tree.get("encoder")
+    folder, written_for = root_path.parent, []
     for layer_path, layer in layers:
-        if layer.get("encoder", current) != current:
-            changes = {k: v for k, v in changes.items() if k not in parts}
-            current = layer["encoder"]
-            parts = _encoder(current, layer_path.parent)
-        changes.update(layer)
+        if "encoder" in layer:
+            current, folder = layer["encoder"], layer_path.parent
+        written_for.append((current, folder))
+    parts = _encoder(current, folder) if current else {}
+    changes: dict[str, Any] = {}
+    for (layer_path, layer), (name, near) in zip(layers, written_for, strict=True):
+        foreign = _encoder(name, near) if name not in (None, current) else {}
+        specific = _for_encoder(layer, current, layer_path)
+        changes.update({k: v for k, v in layer.items() if k not in foreign})
+        changes.update(specific)
     if current:
         tree["encoder"] = changes["encoder"] = Path(current).stem
         for key in parts:
@@ -204,9 +209,26 @@ def _find(name: str, folder: Path) -> Path | None:
     return None
 
 
+def _shipped_encoders() -> dict[str, Path]:
+    return {p.stem: p for p in (hparams_dir() / "encoders").glob("*.yaml")}
+
+
+def _for_encoder(layer: Any, encoder: str | None, path: Path) -> Mapping[str, Any]:
+    """Take ``for_encoder`` out of a layer; what it says for this encoder."""
+    by_name = layer.pop("for_encoder", {})
+    chosen = Path(encoder).stem if encoder else ""
+    known = {*_shipped_encoders(), chosen}
+    for name in by_name:
+        if name not in known:
+            raise UserError(
+                f"{path}: no encoder '{name}' (for_encoder).{nearest(name, known)}"
+            )
+    return by_name.get(chosen) or {}
+
+
 def _encoder(name: str, folder: Path) -> Any:
     """The keys of an encoder's YAML: one of ours by name, another by its path."""
-    ours = {p.stem: p for p in (hparams_dir() / "encoders").glob("*.yaml")}
+    ours = _shipped_encoders()
     file = ours.get(str(name))
     if file is None:
         file = next((p for p in (folder / name, Path(name)) if p.is_file()), None)

@@ -205,6 +205,29 @@ def test_values_for_an_encoder_stay_with_it():
         text_of("demo.yaml", encoder="resnet34", attention_channels=8)
 
 
+def test_values_of_each_encoder_in_one_yaml(tmp_path):
+    base, child = tmp_path / "base.yaml", tmp_path / "child.yaml"
+    base.write_text(
+        f"base: {WHOLE}\nlr: 0.1\nfor_encoder:\n  ecapa: {{channels: 512, lr: 0.3}}\n"
+        "  resnet34_tsp: {channels: 16}\n"
+    )
+    child.write_text("base: base.yaml\nchannels: 96\nbatch_size: 7\n")
+
+    def values(path, **flags):
+        return [text_of(path, **flags).plain[k] for k in ("channels", "lr")]
+
+    assert values(base) == [512, 0.3]
+    assert values(base, encoder="resnet34_tsp") == [16, 0.1]
+    assert values(base, encoder="xvector") == [256, 0.1]
+    assert values(base, channels=5) == [5, 0.3]
+    assert values(child) == [96, 0.3]  # written for ECAPA
+    assert values(child, encoder="resnet34_tsp") == [16, 0.1]
+    assert "for_encoder" not in text_of(child).resolve()
+    base.write_text(f"base: {WHOLE}\nfor_encoder: {{ecpaa: {{channels: 5}}}}\n")
+    with pytest.raises(UserError, match="no encoder 'ecpaa'.*Did you mean 'ecapa'"):
+        values(base)
+
+
 def test_an_encoder_of_ones_own_is_one_file(tmp_path):
     own = tmp_path / "tiny_net.yaml"
     own.write_text(
