@@ -160,9 +160,9 @@ def _systems_table(
             if label == base:
                 row += ["baseline", "-", "-"]
                 continue
-            one = statistics.differences[label, base][metric.name]
+            one = statistics.between(label, base)[metric.name]
             cells = _difference_cells(one, shown)
-            if (label, base) in comparison.planned:
+            if {label, base} in map(set, comparison.planned):
                 cells[1:] = ["planned", "-"]
             row += cells
         rows.append(row)
@@ -405,7 +405,7 @@ def _numbers(
         tables[name] = {
             label: {
                 metric: plain(
-                    estimate, known.get((label, base), {}).get(metric, UNKNOWN)
+                    estimate, statistics.between(label, base).get(metric, UNKNOWN)
                 )
                 for metric, estimate in estimates.items()
             }

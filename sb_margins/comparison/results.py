@@ -178,14 +178,19 @@ class Comparison:
     def planned(self) -> list[tuple[str, str]]:
         """The contrasts that were asked for, as far as both systems have runs."""
         sides = ([self.named(n) for n in pair] for pair in self.plan.contrasts)
-        return [(one.label, two.label) for one, two in sides if one and two]
+        pairs: dict[frozenset[str], tuple[str, str]] = {}  # ham:am is am:ham
+        for one, two in sides:
+            if one and two and one is not two:
+                pair = one.label, two.label
+                pairs.setdefault(frozenset(pair), pair)
+        return list(pairs.values())
 
     @property
     def contrasts(self) -> list[tuple[str, str]]:
         """The other differences: every system against the baseline."""
-        base = self.baseline.label
+        base, planned = self.baseline.label, {frozenset(p) for p in self.planned}
         pairs = [(s.label, base) for s in self.systems if s.label != base]
-        return [pair for pair in pairs if pair not in self.planned]
+        return [pair for pair in pairs if frozenset(pair) not in planned]
 
     @property
     def common_runs(self) -> int:

@@ -84,6 +84,20 @@ class Difference:
     def worse(self) -> bool:
         return self.significant and self.change > 0
 
+    @property
+    def reversed(self) -> Difference:
+        """The reference minus the system."""
+        change = 1 + self.change  # of 0: the system makes no errors
+        share = 1 / change if change else math.nan
+        return replace(
+            self,
+            change=-self.change * share,
+            low=-self.high,
+            high=-self.low,
+            error=self.error * share,
+            visible=self.visible * share,
+        )
+
 
 @dataclass(frozen=True)
 class Statistics:
@@ -91,6 +105,13 @@ class Statistics:
 
     estimates: dict[str, dict[str, Estimate]]
     differences: dict[tuple[str, str], dict[str, Difference]]
+
+    def between(self, system: str, reference: str) -> dict[str, Difference]:
+        """The difference of two, whichever of them was the reference."""
+        if (system, reference) in self.differences:
+            return self.differences[system, reference]
+        other = self.differences.get((reference, system), {})
+        return {name: one.reversed for name, one in other.items()}
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

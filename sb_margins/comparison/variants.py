@@ -17,6 +17,8 @@ from sb_margins.head import Head
 
 # Settings with a key of their own in the training YAMLs.
 TOP_LEVEL_KEYS = ("margin", "scale", "delta", "curvature")
+# Settings of the training that belong to a loss, with their defaults: AS-Speed's.
+OF_TRAINING = {"max_accumulation": 1}
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Variant:
         flags = [f"--loss={self.loss}"]
         others = dict(self.settings)
         for key, value in self.settings:
-            if key in TOP_LEVEL_KEYS:
+            if key in TOP_LEVEL_KEYS or key in OF_TRAINING:
                 flags.append(f"--{key}={json.dumps(value)}")
                 del others[key]
         if others:
@@ -56,7 +58,7 @@ class Variant:
 
     def head(self, input_size: int = 2, out_neurons: int = 2) -> Head:
         """Build its head; invalid settings raise a ``UserError``."""
-        settings = dict(self.settings)
+        settings = {k: v for k, v in self.settings if k not in OF_TRAINING}
         try:
             return select.head(self.loss, input_size, out_neurons, options=settings)
         except (TypeError, ValueError) as error:
@@ -108,7 +110,7 @@ def _parse_set(word: str, names: Sequence[str]) -> tuple[str, str, list[Any]]:
             f"--set {word}: '{loss}' is not among the losses {', '.join(names)}."
             f"{nearest(loss, names)}"
         )
-    defaults = select.settings(loss)
+    defaults = select.settings(loss) | OF_TRAINING
     if setting not in defaults:
         listed = ", ".join(f"{k}={v}" for k, v in defaults.items())
         raise UserError(

@@ -17,17 +17,19 @@ from sb_margins.errors import UserError
 
 @register_checkpoint_hooks
 class AdaptiveAccumulation:
-    """steps = round(lambda * N / (N - N_zero)), between ``minimum`` and ``maximum``.
+    """steps = round(lambda * N / (N - N_zero)), up to ``maximum``.
 
     N_zero of the last window's N samples had a loss of exactly zero
-    (https://arxiv.org/abs/2508.03175). Losses that are never zero keep ``minimum``.
-    ``strength`` is lambda: larger accumulates sooner.
+    (https://arxiv.org/abs/2508.03175; the authors' code counts the next window's first
+    batch instead). As in their code, windows never shrink and grow by one at most.
+    They begin with ``minimum``, and losses that are never zero keep it; ``strength`` is
+    lambda: larger accumulates sooner.
 
     Example
     -------
     >>> accumulation = AdaptiveAccumulation(maximum=8)
     >>> [accumulation.after_window(samples=16, zero=zero) for zero in (0, 8, 16)]
-    [1, 2, 8]
+    [1, 2, 3]
     """
 
     def __init__(self, strength: float = 1.0, maximum: int = 8, minimum: int = 1):
@@ -45,7 +47,8 @@ class AdaptiveAccumulation:
         """The next window's length, from the samples of the one that ended."""
         left = samples - zero
         wanted = math.inf if left <= 0 else self.strength * samples / left
-        self.window = int(max(self.minimum, min(self.maximum, wanted + 0.5)))
+        grown = min(self.maximum, self.window + 1, wanted + 0.5)
+        self.window = max(self.window, int(grown))
         return self.window
 
     @mark_as_saver

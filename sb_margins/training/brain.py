@@ -411,6 +411,7 @@ class SpeakerBrain(sb.Brain):
             self._train_stats = {
                 **self.tally.means(everywhere=True),
                 **prototype_figures(self.head),
+                "updates": self.optimizer_step,  # since the beginning
                 "utt/s": world_size() * self._seen / seconds,
             }
 

@@ -282,7 +282,14 @@ def test_planned_contrasts_are_told(folded, monkeypatch, capsys):
     more = ["--folds=2/3", "--contrasts=ham:am", "--baseline=ham", "--report-only"]
     assert cli(compare_argv(data, out, "am,ham", *more, "--no-geometry", seeds=1)) == 0
     said = capsys.readouterr().out
-    assert "On test: Planned: " in said and "On test: Exploratory: " in said
+    assert "On test: Planned: " in said
+    assert "Exploratory" not in said, "am against ham is that contrast"
+    numbers = json.loads((out / "report.json").read_text())
+    row = numbers["lists"]["test"]["am"]["eer"]
+    pair = numbers["planned"]["test"]["ham against am"]["eer"]
+    assert row["p_holm"] == pair["p_holm"]
+    assert row["difference_low"] == -pair["high"]
+    assert re.search(r"\| am \| .* \| planned \| - \|", (out / "report.md").read_text())
 
 
 def test_other_folds_or_settings_are_refused(folded, runner, capsys):

@@ -12,6 +12,7 @@ from sb_margins.comparison.statistics import (
     Difference,
     Estimate,
     Part,
+    Statistics,
     analyse,
     difference,
     estimate,
@@ -103,6 +104,14 @@ def test_a_better_system_is_significant_and_an_equal_one_is_not(trials, scores):
     worse = got.differences["am", "ham"]["eer"]
     assert worse.worse and not worse.better
     assert (worse.low, worse.high) == pytest.approx((-better.high, -better.low))
+    for one, other in ((better.reversed, worse), (worse.reversed, better)):
+        assert one.change == pytest.approx(other.change)
+        assert (one.low, one.high) == pytest.approx((other.low, other.high))
+        assert one.error == pytest.approx(other.error, rel=0.05)
+    assert got.between("ham", "am") == got.differences["ham", "am"]
+    alone = Statistics({}, {("ham", "am"): got.differences["ham", "am"]})
+    assert alone.between("am", "ham") == {"eer": better.reversed}
+    assert alone.between("am", "aam") == {}
 
 
 def test_holm_is_over_all_contrasts_and_metrics(trials, scores):
