@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from sb_margins import select
 from sb_margins.comparison.geometry import describe_geometry, mean_and_spread
+from sb_margins.comparison.learning import (
+    Histories,
+    Speed,
+    loss_and_eer,
+    read_histories,
+    speed,
+    speed_table,
+)
 from sb_margins.comparison.results import LAST, CellResult, Comparison, System
 from sb_margins.comparison.statistics import (
     Difference,
@@ -23,16 +32,24 @@ from sb_margins.comparison.statistics import (
     analyse,
     too_few,
 )
+from sb_margins.comparison.sweeps import draw_sweeps, swept
 from sb_margins.files import write_json, write_text
-from sb_margins.plots.curves import plot_learning
+from sb_margins.plots.curves import Curve, plot_learning
 from sb_margins.plots.det import plot_det
 from sb_margins.plots.histogram import plot_histograms
-from sb_margins.plots.style import COLOURS
+from sb_margins.plots.style import COLOURS, ORANGE
+from sb_margins.training.log import Row
 from sb_margins.training.settings import FREE_TO_CHANGE, TrainingSettings
-from sb_margins.verification.metrics import Metric, standard_metrics, threshold_at
+from sb_margins.verification.metrics import (
+    EER,
+    Metric,
+    standard_metrics,
+    threshold_at,
+)
 
 METRICS = standard_metrics((0.01,))[:2]  # EER and minDCF(0.01)
 UNKNOWN = Difference(*[math.nan] * 4)
+MOST_NAMED = 6  # unfinished runs
 CHANGE = ["change", "p (Holm)", "visible"]
 
 
@@ -53,7 +70,12 @@ def write_report(
     figures.mkdir(parents=True, exist_ok=True)
     for old in figures.glob("*.png"):
         old.unlink()
-    lists = {name: _result(comparison, name, replicates) for name in comparison.tests}
+    histories = read_histories(comparison)
+    lists = {
+        name: _result(comparison, name, replicates, histories)
+        for name in comparison.tests
+    }
+    quickly = speed(histories)
     caveats = _caveats(comparison)
     content = {
         "title": f"Losses compared on {Path(comparison.prepared.data_root).name}",
@@ -62,12 +84,17 @@ def write_report(
         "replicates": replicates,
         "lists": lists,
         "caveats": caveats,
-        "training": _training_table(comparison),
+        "training": _training_table(comparison, histories),
+        "speed": speed_table(quickly) if quickly else None,
         "plots": _draw(comparison, figures),
+        "learning": _draw_learning(comparison, histories, figures),
+        "sweeps": _draw_sweeps(comparison, lists, replicates, figures),
         "geometry": describe_geometry(comparison, figures) if geometry else None,
         **_settings(comparison),
     }
-    write_json(output / "report.json", _numbers(comparison, lists, command))
+    numbers = _numbers(comparison, lists, command)
+    numbers["training"] = _training_numbers(comparison, histories, quickly)
+    write_json(output / "report.json", numbers)
     write_text(output / "report.md", _render(content, "markdown.j2", output))
     write_text(output / "report.html", _render(content, "html.j2", output))
     summary = [
@@ -109,7 +136,9 @@ def _render(content: dict[str, Any], page: str, folder: Path) -> str:
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
-def _result(comparison: Comparison, name: str, replicates: int) -> dict[str, Any]:
+def _result(
+    comparison: Comparison, name: str, replicates: int, histories: Histories
+) -> dict[str, Any]:
     """What the template shows of a trial list."""
     parts, base = comparison.parts(name), comparison.baseline.label
     planned, others = comparison.planned, comparison.contrasts
@@ -125,9 +154,7 @@ def _result(comparison: Comparison, name: str, replicates: int) -> dict[str, Any
                 len(np.unique(part.sides[0][part.labels == 1])) for part in parts
             ),
             "runs of a system": comparison.common_runs,
-            "updates of a run": min(
-                _updates(comparison, s) for s in comparison.systems
-            ),
+            "updates of a run": min(map(_updates, histories.values())),
         }
     )
     labels = np.concatenate([part.labels for part in parts])
@@ -244,7 +271,9 @@ def _caveats(comparison: Comparison) -> list[str]:
     typed = [TrainingSettings.read(one.settings) for one in comparison.results()]
     caveats = list(dict.fromkeys(text for one in typed for text in one.remarks))
     if comparison.missing:
-        missing = "; ".join(comparison.missing)
+        missing = "; ".join(comparison.missing[:MOST_NAMED])
+        if (more := len(comparison.missing) - MOST_NAMED) > 0:
+            missing += f"; and {more} more"
         caveats.append(f"not finished, and left out: {missing}")
     if typed[0].corpus == "demo":
         caveats.append(
@@ -276,7 +305,7 @@ def _difference_cells(one: Difference, shown: bool) -> list[str]:
     return [change, f"{one.p_holm:.3f}{' *' if one.significant else ''}", visible]
 
 
-def _training_table(comparison: Comparison) -> dict[str, Any]:
+def _training_table(comparison: Comparison, histories: Histories) -> dict[str, Any]:
     def per_cent(values: list[float]) -> list[float]:
         return [100 * value for value in values]
 
@@ -290,11 +319,14 @@ def _training_table(comparison: Comparison) -> dict[str, Any]:
         "dev EER % ± sd": lambda s: mean_and_spread(per_cent(s.best("EER")), ".2f"),
         "chosen": chosen,
         "runs": lambda s: str(len(s.results)),
-        "updates": lambda s: f"{_updates(comparison, s):,}",
+        "updates": lambda s: f"{_updates(histories[s.label]):,}",
         "minutes": lambda s: _mean([r.minutes for r in s.results]),
         "best epoch": lambda s: ", ".join(f"{e:.0f}" for e in s.best("epoch")),
         "of": lambda s: str(s.settings.number_of_epochs),
         "accuracy %": lambda s: _mean(per_cent(s.best("accuracy"))),
+        "loss and EER ± sd": lambda s: mean_and_spread(
+            loss_and_eer(s, histories[s.label]), "+.2f"
+        ),
     }
     rows = [[cell(s) for cell in columns.values()] for s in comparison.systems]
     return {"head": list(columns), "rows": rows}
@@ -304,24 +336,100 @@ def _mean(values: Sequence[float]) -> str:
     return mean_and_spread([math.fsum(values) / len(values)], ".1f")
 
 
-def _updates(comparison: Comparison, system: System) -> int:
-    """Optimiser updates of a run (without adaptive accumulation)."""
-    settings = system.settings
-    sizes = [len(f.prepared.manifest("train")) for f in comparison.folds.values()]
-    crops = min(sizes) * settings.crops_per_utterance
-    factor = system.results[0].settings.get("grad_accumulation_factor") or 1
-    return settings.number_of_epochs * -(-(crops // settings.batch_size) // factor)
+def _updates(runs: Mapping[Any, list[Row]]) -> int:
+    """Optimiser updates of the run with the fewest."""
+    return int(min(rows[-1].get("updates", 0) for rows in runs.values()))
+
+
+def _training_numbers(
+    comparison: Comparison, histories: Histories, quickly: Speed | None
+) -> dict[str, Any]:
+    """For programs: run by run, what was reached when, and loss against dev EER."""
+    keys = ("epoch", "updates", "samples", "minutes")
+    numbers: dict[str, Any] = {}
+    for system in comparison.systems:
+        found = loss_and_eer(system, histories[system.label])
+        numbers[system.label] = {"loss_and_eer": [_plain(value) for value in found]}
+        if quickly:
+            numbers[system.label] |= {
+                f"{key}_to_target": [row[key] for row in quickly.reached[system.label]]
+                for key in keys
+            }
+    return {"target_eer": quickly.targets if quickly else [], "systems": numbers}
+
+
+LEARNING = {
+    "loss": ([Curve("loss", "training loss")], "training loss (nats)"),
+    "eer": ([Curve("EER", "dev EER", ORANGE, factor=100)], "dev EER (%)"),
+    "accuracy": ([Curve("accuracy", "accuracy", factor=100)], "accuracy (%)"),
+    "shares": (
+        [
+            Curve("kept", "non-targets kept", factor=100),
+            Curve("zero_loss", "crops that keep none", ORANGE, "--", 100),
+        ],
+        "share (%)",
+    ),
+    "windows": ([Curve("window", "batches of an update")], "batches of an update"),
+}
+
+
+def _draw_learning(
+    comparison: Comparison, histories: Histories, folder: Path
+) -> dict[str, Path]:
+    """Draw what the histories have over epochs; paths by the names of ``LEARNING``."""
+    base = comparison.baseline
+    adaptive = {
+        system.label
+        for system in comparison.systems
+        if system.results[0].settings.get("max_accumulation", 1) > 1
+    }
+    paths: dict[str, Path] = {}
+    for name, (curves, unit) in LEARNING.items():
+        keys = {curve.key for curve in curves}
+        shown = {
+            label: list(runs.values())
+            for label, runs in histories.items()
+            if any(keys & set(row) for rows in runs.values() for row in rows)
+            and (name != "windows" or label in adaptive)
+        }
+        if shown:
+            plot_learning(
+                shown,
+                paths.setdefault(name, folder / f"learning_{name}.png"),
+                curves,
+                unit,
+                baseline=base.label if name in ("eer", "accuracy") else "",
+                full=base.settings.margin_end_epoch,
+            )
+    return paths
+
+
+def _draw_sweeps(
+    comparison: Comparison,
+    lists: Mapping[str, Mapping[str, Any]],
+    replicates: int,
+    folder: Path,
+) -> list[tuple[str, str, Path]]:
+    """Draw EERs against the values of settings, on dev and the lists reported."""
+    groups = [group for *_, lines in swept(comparison) for group in lines.values()]
+    if not groups:
+        return []
+    estimates = {name: one["statistics"].estimates for name, one in lists.items()}
+    if "dev" not in estimates:
+        shown = {comparison.baseline.label, *(s.label for one in groups for s in one)}
+        parts = [
+            replace(part, runs={k: v for k, v in part.runs.items() if k in shown})
+            for part in comparison.parts("dev")
+        ]
+        dev = analyse(parts, [], [EER], replicates).estimates
+        estimates = {"dev": dev, **estimates}
+    return draw_sweeps(comparison, estimates, folder)
 
 
 def _draw(comparison: Comparison, folder: Path) -> dict[str, Any]:
     """Draw all plots but those of the geometry; their paths, for the template."""
     base, systems = comparison.baseline, comparison.systems
-    plots: dict[str, Any] = {"learning": {}, "det": [], "scores": {}}
-    histories = {s.label: [r.history.rows for r in s.results] for s in systems}
-    for key in ("EER", "accuracy"):
-        if any(key in row for rows in histories[base.label] for row in rows):
-            path = plots["learning"][key] = folder / f"learning_{key.lower()}.png"
-            plot_learning(histories, path, key=key, baseline=base.label)
+    plots: dict[str, Any] = {"det": [], "scores": {}}
     others = [s for s in systems if s is not base]
     size = len(COLOURS) - 1  # besides the baseline
     groups = [others[i : i + size] for i in range(0, len(others), size)] or [[]]
@@ -433,4 +541,8 @@ def _numbers(
 
 
 def _known(values: Mapping[str, float]) -> dict[str, float | None]:
-    return {k: None if math.isnan(v) else v for k, v in values.items()}
+    return {k: _plain(v) for k, v in values.items()}
+
+
+def _plain(value: float) -> float | None:
+    return None if math.isnan(value) else value

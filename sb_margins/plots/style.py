@@ -69,15 +69,16 @@ def drawing(
 
 @contextmanager
 def panels(
-    path: str | Path, names: Sequence[str], *, share: bool = False, height: float = 2.5
+    path: str | Path, names: Sequence[str], *, share: str = "", height: float = 2.5
 ) -> Iterator[tuple[Any, list[Any]]]:
-    """``drawing`` with a titled panel for each system; ``share``: the same axes."""
+    """``drawing`` with a titled panel for each system; ``share`` an axis: x, or all."""
     from matplotlib.ticker import MaxNLocator
 
     across = min(ACROSS, len(names))
     down = -(-len(names) // across)
     size = (3.2 * across + (1.2 if across == 1 else 0), height * down + 0.7)
-    with drawing(path, *size, down, across, sharex=share, sharey=share) as (fig, grid):
+    shared = {"sharex": bool(share), "sharey": share == "all"}
+    with drawing(path, *size, down, across, **shared) as (fig, grid):
         for number, axes in enumerate(grid):
             axes.set_visible(number < len(names))
             if share and number + across >= len(names):

@@ -103,28 +103,43 @@ class Difference(Interval):
 
 
 class SortedTrials:
-    """Scores sorted once, to be counted again with other weights of the speakers."""
+    """Scores sorted once, to be counted again with other weights of the trials."""
 
-    def __init__(self, scores: Any, labels: Any, sides: Sides) -> None:
+    def __init__(self, scores: Any, labels: Any) -> None:
         self.full = full = OperatingPoints.of(scores, labels)
         order = np.argsort(as_scores(scores), kind="stable")
         is_target = target_mask(labels, len(order))[order]
-        targets, nontargets = order[is_target], order[~is_target]
-        one, two = sides
-        self.speaker = one[targets]
-        self.pair = one[nontargets], two[nontargets]
+        self.targets, self.nontargets = order[is_target], order[~is_target]
         # How many sorted trials of each class every threshold rejects.
         self.rejected = full.misses, full.nontargets - full.false_alarms
+        # The thresholds above which a target is next, and the last one.
+        self.corners = np.flatnonzero(np.diff(full.misses, append=full.targets + 1))
 
-    def points(self, times: np.ndarray) -> OperatingPoints:
-        """Counts when speaker s was drawn ``times[s]`` times."""
-        weights = times[self.speaker], times[self.pair[0]] * times[self.pair[1]]
-        sums = [np.concatenate([[0], np.cumsum(w)]) for w in weights]
-        misses, passed = (s[at] for s, at in zip(sums, self.rejected, strict=True))
+    def points(self, weights: np.ndarray) -> OperatingPoints:
+        """Counts where trials weigh ``weights`` [N], integers.
+
+        Only the thresholds that an EER, a least cost or a hull can need: the corners,
+        between which false alarms fall and misses stay, and all where FAR = FRR.
+        """
+        sums = []
+        for trials in (self.targets, self.nontargets):
+            sums.append(np.zeros(len(trials) + 1, np.int64))
+            np.cumsum(weights.take(trials), out=sums[-1][1:])
         targets, nontargets = (int(s[-1]) for s in sums)
-        return OperatingPoints(
-            self.full.thresholds, misses, nontargets - passed, targets, nontargets
-        )
+
+        def count(at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            misses, passed = (
+                s[r[at]] for s, r in zip(sums, self.rejected, strict=True)
+            )
+            return misses, nontargets - passed
+
+        misses, false_alarms = count(self.corners)
+        # The first corner has no miss, so FAR falls below FRR after it.
+        cross = int(np.argmax(misses * nontargets > false_alarms * targets))
+        left, right = np.split(self.corners, [cross])
+        at = np.concatenate([left, np.arange(left[-1] + 1, right[0]), right])
+        points = count(at)
+        return OperatingPoints(self.full.thresholds[at], *points, targets, nontargets)
 
 
 def draws(speakers: int, replicates: int, seed: int) -> Iterator[np.ndarray]:
@@ -154,12 +169,15 @@ def resample(
     speakers = 1 + max(int(np.max(side)) for side in sides)
     if speakers < 2:
         raise UserError("a bootstrap over speakers needs at least two speakers")
-    ranked = [SortedTrials(scores, labels, sides) for scores in systems]
-    full = np.array([[metric(one.full) for metric in metrics] for one in ranked])
+    ranked = [SortedTrials(scores, labels) for scores in systems]
+    one, two = sides
+    is_target = target_mask(labels, len(one))
+    full = np.array([[metric(system.full) for metric in metrics] for system in ranked])
     drawn = []
     for times in draws(speakers, replicates, seed):
-        points = [one.points(times) for one in ranked]
-        if points[0].targets and points[0].nontargets:
+        weights = times[one] * np.where(is_target, 1, times[two])
+        if weights[is_target].any() and weights[~is_target].any():
+            points = [system.points(weights) for system in ranked]
             drawn.append([[metric(p) for metric in metrics] for p in points])
     return full, np.array(drawn).reshape(-1, len(systems), len(metrics))
 

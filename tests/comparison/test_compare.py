@@ -16,6 +16,7 @@ from sb_margins import select
 from sb_margins.cli import main as cli
 from sb_margins.commands.demo import SMALLEST
 from sb_margins.comparison import report, run
+from sb_margins.comparison.cells import mark_finished
 from sb_margins.comparison.plan import make_plan
 from sb_margins.comparison.statistics import LEAST
 from sb_margins.data import Prepared
@@ -145,10 +146,52 @@ def test_report_is_one_page_with_everything(compared):
         "torch",
         "median dev EER",
         "Attention: training ends in epoch 2, before the margin is full",
+        "Training loss over epochs",
+        "EER of the dev trials over the whole run",
+        "Time to a dev EER",
+        "rank correlation over epochs",
     ):
         assert word in page and word in text, word
     assert page.count("<figcaption>") == shown
     assert "nan" not in re.sub(r"base64,[^\"]*", "", page).lower()
+
+
+def test_sweeps_and_windows_are_drawn(compared, corpus, tmp_path):
+    """Cells of three values of a setting, and with and without AS-Speed, made up."""
+    names, sets = "am,ham,as", ["ham.curvature=5,2,3", "as.max_accumulation=1,4"]
+    flags = [f"--data_folder={corpus}", *SMALL[:-1]]
+    plan = make_plan(Path(YAML), names.split(","), 1, tmp_path, sets=sets, flags=flags)
+    shutil.copytree(compared / "data", tmp_path / "data")
+    for number, cell in enumerate(plan.cells):
+        shutil.copytree(compared / "cells/am/1986", cell.folder)
+        path = cell.folder / "history.csv"
+        rows = History(path).rows
+        path.unlink()
+        for row in rows[1:]:
+            row |= {"EER": 0.5 - 0.1 * row["epoch"], "updates": 3 * row["epoch"]}
+            row |= {"kept": 0.5, "zero_loss": 0.1} if cell.variant.loss == "as" else {}
+        rows[1]["EER"] -= 0.2 * (number > 2)  # these are there an epoch earlier
+        for row in rows:
+            History(path).add(row)
+        settings = plan.config(cell).recorded()
+        run_json = json.loads((cell.folder / "run.json").read_text())
+        (cell.folder / "run.json").write_text(
+            json.dumps({**run_json, "settings": settings})
+        )
+        mark_finished(cell, plan)
+    more = ["--report-only", "--no-geometry", *(f"--set={one}" for one in sets)]
+    assert cli(compare_argv(corpus, tmp_path, names, *more, seeds=1)) == 0
+    figures = {path.stem for path in (tmp_path / "figures").iterdir()}
+    assert {"sweep_ham_curvature", "learning_windows", "learning_shares"} <= figures
+    assert "sweep_as_max_accumulation" not in figures, "two values are in the tables"
+    text = (tmp_path / "report.md").read_text()
+    assert "EER of ham against its curvature" in text and "AS-Speed" in text
+    assert "| as, max_accumulation=4 | 1.0 | 3 | " in text
+    assert "first as low as 30.00 %" in text and "the 1 run that" in text
+    numbers = json.loads((tmp_path / "report.json").read_text())["training"]
+    assert numbers["target_eer"] == [pytest.approx(0.3)]
+    epochs = {k: one["epoch_to_target"] for k, one in numbers["systems"].items()}
+    assert epochs["am"] == [2] and epochs["as, max_accumulation=4"] == [1]
 
 
 def p_values(folder):

@@ -153,18 +153,62 @@ def test_training_of_one_run(tmp_path, drawn):
     assert len(drawn[1][1]) == 2, "no scores, no panel"
 
 
+EER_CURVE = curves.Curve("EER", "dev EER", factor=100)
+
+
 def test_learning_has_a_band_over_seeds_and_the_baseline(tmp_path, drawn):
     systems = {"am": [history(0.3), history(0.1)], "ham": [history(0.2)]}
-    path = tmp_path / "learning.png"
-    curves.plot_learning(systems, path, baseline="am")
+    path, unit = tmp_path / "learning.png", "dev EER (%)"
+    curves.plot_learning(systems, path, [EER_CURVE], unit, baseline="am")
     _, grid = drawn[0]
     assert grid[0].lines[0].get_ydata() == pytest.approx([50, 20])
     assert len(grid[0].lines) == 1 and len(grid[1].lines) == 2
     assert grid[1].lines[1].get_ydata() == pytest.approx([50, 20])
-    low, high = curves.bands(systems["am"], "EER")[2:]
+    low, high = curves.bands(systems["am"], EER_CURVE)[2:]
     assert low == pytest.approx([50, 10]) and high == pytest.approx([50, 30])
     assert grid[0].get_ylabel() == "dev EER (%)" and grid[0].get_xlabel() == "epoch"
     assert grid[0].get_ylim() == pytest.approx((0, 52.5))
+
+
+def test_curves_without_a_baseline_have_scales_of_their_own(tmp_path, drawn):
+    systems = {"am": [history(0.3)], "ham": [history(0.1)]}
+    both = [EER_CURVE, curves.Curve("accuracy", "acc", "red", "--", 10)]
+    systems["ham"][0][0]["EER"] = 0.05
+    curves.plot_learning(systems, tmp_path / "l.png", both, "share", full=1)
+    figure, grid = drawn[0]
+    assert [axes.get_ylim()[1] for axes in grid] == pytest.approx([52.5, 10.5])
+    assert [line.get_ydata()[-1] for line in grid[1].lines] == pytest.approx([1, 10, 9])
+    assert legend(figure) == ["dev EER", "acc", "the margin is full"]
+
+
+def test_sweeps_have_intervals_and_a_level(tmp_path, drawn):
+    line = curves.Sweep([5, 2, 3], [8.0, 9.0, 7.0], [6.0, 8.0, 5.0], [9.0, 11.0, 8.0])
+    lists = {"dev": {"ham": line}, "test": {"ham": line}}
+    levels = {"dev": {"am": 10.0}}
+    curves.plot_sweep(lists, tmp_path / "s.png", "curvature", "EER (%)", levels)
+    figure, grid = drawn[0]
+    assert [axes.get_title() for axes in grid] == ["dev", "test"]
+    bars = grid[0].containers[0]
+    assert bars[0].get_xydata().tolist() == [[5, 8], [2, 9], [3, 7]]
+    segments = [one[:, 1].tolist() for one in bars[2][0].get_segments()]
+    assert segments == [[6, 9], [8, 11], [5, 8]]
+    assert grid[0].get_xticks().tolist() == [2, 3, 5] and not overlapping(grid[0].xaxis)
+    assert list(grid[0].lines[-1].get_ydata()) == [10, 10]
+    assert legend(figure) == ["ham", "am"]
+
+
+@pytest.mark.parametrize(
+    "values, places",
+    [
+        ([0.9, 0.1, 0.5], [0.9, 0.1, 0.5]),
+        ([0.1, 0.99, 0.995], [0, 1, 2]),  # too close for a scale
+        (["zero", "drop", True], [0, 1, 2]),
+    ],
+)
+def test_values_of_a_sweep_have_a_scale_or_stand_side_by_side(values, places):
+    found, step = curves._places(values)
+    assert [found[value] for value in values] == pytest.approx(places)
+    assert step == pytest.approx(min(np.diff(sorted(places))))
 
 
 def test_panels_have_titles_and_outer_labels(tmp_path):

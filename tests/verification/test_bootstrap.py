@@ -7,7 +7,7 @@ import pytest
 
 from sb_margins.data.trials import Trials
 from sb_margins.errors import UserError
-from sb_margins.verification import metrics
+from sb_margins.verification import bootstrap as bootstrapping, metrics
 from sb_margins.verification.bootstrap import (
     Difference,
     SortedTrials,
@@ -36,15 +36,35 @@ def corpus(seed: int, speakers: int = 40, each: int = 6, noise: float = 1.0):
     return scores, labels, (a, b)
 
 
-def test_a_replicate_is_the_corpus_with_speakers_repeated():
+def test_a_replicate_is_the_corpus_with_speakers_repeated(monkeypatch):
     scores, labels, (a, b) = corpus(0, speakers=6, each=3)
     times = np.array([2, 0, 1, 3, 0, 1])
-    points = SortedTrials(scores, labels, (a, b)).points(times)
     weight = np.where(labels, times[a], times[a] * times[b])
     repeated = np.repeat(scores, weight), np.repeat(labels, weight)
-    for metric in metrics.standard_metrics(calibrated=True):
-        expected = metric(metrics.OperatingPoints.of(*repeated))
-        assert metric(points) == pytest.approx(expected, abs=1e-12)
+    some = metrics.standard_metrics()
+    monkeypatch.setattr(bootstrapping, "draws", lambda *_: iter([times] * 3))
+    _, drawn = resample([scores], labels, (a, b), some, replicates=3)
+    points = metrics.OperatingPoints.of(*repeated)
+    assert drawn[1, 0] == pytest.approx([metric(points) for metric in some], abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_weighted_trials_are_repeated_trials(seed):
+    """With ties, with few trials of either class, with weights of 0."""
+    rng = np.random.default_rng(seed)
+    size = int(rng.integers(4, 60))
+    scores = rng.integers(0, 5 + 3 * seed, size) / 7
+    labels = rng.random(size) < rng.choice([0.2, 0.5, 0.8])
+    labels[:2] = True, False
+    weights = rng.integers(0, 4, size)
+    weights[:2] = 1
+    ranked = SortedTrials(scores, labels)
+    points = ranked.points(weights)
+    repeated = np.repeat(scores, weights), np.repeat(labels, weights)
+    full = metrics.OperatingPoints.of(*repeated)
+    for metric in metrics.standard_metrics((0.01, 0.5)):
+        assert metric(points) == pytest.approx(metric(full), abs=1e-12)
+    assert points.eer("rocch") == pytest.approx(full.eer("rocch"), abs=1e-12)
 
 
 def test_intervals_hold_the_value_and_repeat():
