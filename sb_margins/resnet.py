@@ -14,6 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+__all__ = ["ResNetTSP", "statistics_pooling"]
+
 # Inside the square root of a variance: its gradient stays below 1600 on silence.
 VARIANCE_FLOOR = 1e-7
 

@@ -41,6 +41,7 @@ PUBLIC = (
     "sb_margins.functional",
     "sb_margins.verification.metrics",
     "sb_margins.inference",
+    "sb_margins.resnet",
 )
 HEADINGS = ("Arguments", "Returns", "Yields", "Raises", "Example")
 

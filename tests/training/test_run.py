@@ -67,7 +67,8 @@ def test_training_learns_and_writes_its_results(tiny_corpus, tmp_path, capsys):
 def test_every_encoder_trains_exports_and_verifies(tiny_corpus, tmp_path, encoder):
     out = tmp_path / "run"
     more = ["--number_of_epochs=1", "--loss=ham", "--crops_per_utterance=1"]
-    words = flags(tiny_corpus, out, *more, yaml=f"train_{encoder}.yaml")
+    more.append(f"--encoder={encoder}")
+    words = flags(tiny_corpus, out, *more, yaml="train.yaml")
     if encoder != "ecapa":
         words.remove("--attention_channels=8")
     assert cli(["train", *words]) == 0
