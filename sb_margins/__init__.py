@@ -9,6 +9,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from sb_margins.classifiers import (
+        AdjustedCosineClassifier as AdjustedCosineClassifier,
+        CentreClassifier as CentreClassifier,
         CosineClassifier as CosineClassifier,
         JointClassifier as JointClassifier,
         LinearClassifier as LinearClassifier,
@@ -21,14 +23,21 @@ if TYPE_CHECKING:
         AMSoftmax as AMSoftmax,
         ASoftmax as ASoftmax,
         ASSoftmax as ASSoftmax,
+        CentreLoss as CentreLoss,
         CombinedMargin as CombinedMargin,
         HAMSoftmax as HAMSoftmax,
         HSoftmax as HSoftmax,
         JointLoss as JointLoss,
+        MetricLearningLoss as MetricLearningLoss,
         MultiLabelASSoftmax as MultiLabelASSoftmax,
         NormSoftmax as NormSoftmax,
         RealAMSoftmax as RealAMSoftmax,
         Softmax as Softmax,
+        SphereFace2 as SphereFace2,
+    )
+    from sb_margins.pairs import (
+        BatchEmbeddings as BatchEmbeddings,
+        BatchPrototypes as BatchPrototypes,
     )
     from sb_margins.similarity import (
         CosineSimilarity as CosineSimilarity,
@@ -36,12 +45,14 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {
-    "classifiers": "CosineClassifier JointClassifier LinearClassifier "
-    "PoincareClassifier",
+    "classifiers": "AdjustedCosineClassifier CentreClassifier CosineClassifier "
+    "JointClassifier LinearClassifier PoincareClassifier",
     "errors": "UserError",
     "head": "Head",
-    "losses": "AAMSoftmax AMSoftmax ASSoftmax ASoftmax CombinedMargin HAMSoftmax "
-    "HSoftmax JointLoss MultiLabelASSoftmax NormSoftmax RealAMSoftmax Softmax",
+    "losses": "AAMSoftmax AMSoftmax ASSoftmax ASoftmax CentreLoss CombinedMargin "
+    "HAMSoftmax HSoftmax JointLoss MetricLearningLoss MultiLabelASSoftmax NormSoftmax "
+    "RealAMSoftmax Softmax SphereFace2",
+    "pairs": "BatchEmbeddings BatchPrototypes",
     "similarity": "CosineSimilarity PoincareSimilarity",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}

@@ -17,8 +17,14 @@ from torch import Tensor, nn
 from sb_margins.errors import UserError
 from sb_margins.labels import as_rows, mark_origin
 from sb_margins.poincare import clip, tangent_matrix
-from sb_margins.precision import full_precision, upcast
-from sb_margins.tiles import CosineSpace, LinearSpace, UnitBallSpace, all_scores
+from sb_margins.precision import exact_product, full_precision, upcast
+from sb_margins.tiles import (
+    AdjustedCosineSpace,
+    CosineSpace,
+    LinearSpace,
+    UnitBallSpace,
+    all_scores,
+)
 
 
 class Classifier(nn.Module):
@@ -168,6 +174,74 @@ class CosineClassifier(Classifier):
         return every.view(len(x), self.out_neurons, self.sub_centers).amax(-1)
 
 
+class AdjustedCosineClassifier(Classifier):
+    """``g(cos) + b`` with ``g(z) = 2 ((z + 1) / 2)^t - 1`` (SphereFace2).
+
+    The similarity adjustment g spreads the cosines that matter, the high ones, over
+    more of -1 to 1; b, one number for all classes, says at which score a class is as
+    likely as not. The paper's b is this one times the scale.
+
+    Reference: Wen et al., "SphereFace2", ICLR 2022, arXiv 2108.01513.
+
+    Arguments
+    ---------
+    input_size : int
+        Size of the embeddings, D.
+    out_neurons : int
+        Number of classes, C.
+    t : float
+        1 (the cosine itself) or more. Default 3.
+    bias : float
+        b at first, see :func:`~sb_margins.functional.balanced_bias`. Default 0.
+    learnable : bool
+        Whether b is learned. Default True.
+
+    Raises
+    ------
+    ValueError
+        When t is less than 1.
+
+    Example
+    -------
+    >>> classify = AdjustedCosineClassifier(input_size=4, out_neurons=3, t=2)
+    >>> classify.weight.data.copy_(torch.eye(3, 4)) is None
+    False
+    >>> classify(torch.tensor([[0.0, 1.0, 0.0, 0.0]])).tolist()
+    [[[-0.5, 1.0, -0.5]]]
+    """
+
+    geometry = "adjusted"
+    space: AdjustedCosineSpace
+
+    def __init__(
+        self,
+        input_size: int,
+        out_neurons: int,
+        t: float = 3.0,
+        bias: float = 0.0,
+        learnable: bool = True,
+    ) -> None:
+        if not 1 <= t <= 100:
+            raise UserError(f"t is {t}: it must be 1 (none) to 100; 3 is usual")
+        super().__init__(input_size, out_neurons)
+        nn.init.xavier_uniform_(self.weight)
+        self.space = AdjustedCosineSpace(float(t))
+        self.bias = nn.Parameter(torch.tensor(float(bias)), requires_grad=learnable)
+
+    def adjusted(self, cosines: Tensor) -> Tensor:
+        """Scores of cosines, of their shape."""
+        return self.space.adjust(cosines) + self.bias
+
+    def scores(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Scores [B, C] of embeddings [B, D]."""
+        scores = all_scores(self.space, x, weight, None)
+        return scores if bias is None else scores + bias
+
+    def extra_repr(self) -> str:
+        """The settings, for print."""
+        return f"{super().extra_repr()}, t={self.space.t:g}"
+
+
 class PoincareClassifier(Classifier):
     """Negative Poincaré distances to one prototype per class (H-, HAM-Softmax).
 
@@ -264,6 +338,44 @@ class PoincareClassifier(Classifier):
         """The settings, for print."""
         c = float(torch.as_tensor(self.curvature).detach())
         return f"{super().extra_repr()}, curvature={c:g}, metric={self.metric}"
+
+
+class CentreClassifier(Classifier):
+    """``-|x - c_j|^2 / 2`` to one learned centre per class, for the centre loss.
+
+    Reference: Wen et al., ECCV 2016. There centres follow the embeddings by a rule and
+    a rate of their own; here they are parameters like all others.
+
+    Arguments
+    ---------
+    input_size : int
+        Size of the embeddings, D.
+    out_neurons : int
+        Number of classes, C.
+
+    Example
+    -------
+    >>> classify = CentreClassifier(input_size=4, out_neurons=3)
+    >>> classify(classify.weight).argmax(-1).flatten()
+    tensor([0, 1, 2])
+    """
+
+    geometry = "centres"
+
+    def __init__(self, input_size: int, out_neurons: int) -> None:
+        super().__init__(input_size, out_neurons)
+        nn.init.xavier_uniform_(self.weight)
+
+    def scores(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Minus half the squared distances, [B, C]."""
+        norms = x.square().sum(1, keepdim=True) + weight.square().sum(1)
+        return exact_product(x, weight) - norms / 2
+
+    def with_labels(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, None]:
+        """The targets' scores [B, 1], which column that is, and nobody is right."""
+        apart = x - upcast(self.weight)[labels]
+        scores = -apart.square().sum(1, keepdim=True) / 2
+        return scores, torch.zeros_like(labels), None
 
 
 class JointClassifier(nn.Module):

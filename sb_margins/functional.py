@@ -216,6 +216,60 @@ def total_loss(
     return torch.logaddexp(lse - target, others)
 
 
+def binary_loss(others: Tensor, target: Tensor, *, balance: float) -> Tensor:
+    """The equation of one-vs-all losses, [B].
+
+    ``balance log(1 + exp(-z_t)) + (1 - balance) sum of log(1 + exp(z_j))``
+
+    Arguments
+    ---------
+    others : torch.Tensor
+        The sum of log(1 + exp(z_j)) over the non-targets, after their margin, [B].
+    target : torch.Tensor
+        The target's logit after its margin, z_t, [B].
+    balance : float
+        lambda, the weight of the target, 0 to 1.
+
+    Example
+    -------
+    >>> binary_loss(torch.tensor([2.0]), torch.tensor([0.0]), balance=0.5)
+    tensor([1.3466])
+    """
+    missed = torch.nn.functional.softplus(-target, threshold=40)
+    return balance * missed + (1 - balance) * others
+
+
+def balanced_bias(
+    classes: int, *, t: float, margin: float, scale: float, balance: float
+) -> float:
+    """SphereFace2's first b: the one with the least loss while all cosines are 0.
+
+    There the target and the C - 1 others pull at it with the same force. In units of
+    the score: the paper's b, divided by the scale.
+
+    Arguments
+    ---------
+    classes : int
+        C.
+    t, margin, scale, balance : float
+        As in :class:`~sb_margins.losses.SphereFace2` and its classifier.
+
+    Example
+    -------
+    >>> round(balanced_bias(5994, t=3, margin=0.2, scale=32, balance=0.7), 4)
+    0.3047
+    """
+    g = 2 * 0.5**t - 1
+    share = balance / ((1 - balance) * (classes - 1))
+    # sigmoid(b + other) = share * sigmoid(-b - target): a quadratic equation in e^b
+    other, target = scale * (g + margin), scale * (g - margin)
+    root = math.sqrt((1 - share) ** 2 + 4 * share * math.exp(target - other))
+    half = 1 - share + root
+    if share > 1:  # the same number, without the cancellation
+        half = 4 * share * math.exp(target - other) / (root - 1 + share)
+    return (math.log(2 * share) - other - math.log(half)) / scale
+
+
 def reduce(losses: Tensor, reduction: str = "mean") -> Tensor:
     """Per-sample losses to a scalar, or left as they are.
 

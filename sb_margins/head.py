@@ -40,12 +40,13 @@ class Head(nn.Module):
 
     Gives what ``loss(classifier(x), y)`` gives, to rounding, for less: one [B, C] is
     kept and reused in place, or none at all. Linear, cosine and unit-metric Poincaré
-    classifiers are tiled; sub-centres, the textbook ball and the inter-top-K penalty
-    go through the dense evaluator. After a call with targets, ``correct`` says which
-    samples the arg-max (without margin; ties are wrong) gets right, and ``stats``
-    holds detached scalars on the device: ``target_score``, ``hardest_score`` (the best
-    non-target's), and for losses that drop classes ``zero_loss`` (share of samples with
-    none left) and ``kept``.
+    classifiers are tiled; sub-centres, the textbook ball, the inter-top-K penalty and
+    several labels per sample go through the dense evaluator. Losses without classes
+    compare the batch with itself (:mod:`sb_margins.pairs`). After a call with targets,
+    ``correct`` says which samples the arg-max (without margin; ties are wrong) gets
+    right, and ``stats`` holds detached scalars on the device: ``target_score``,
+    ``hardest_score`` (the best non-target's), and for losses that drop classes
+    ``zero_loss`` (share of samples with none left) and ``kept``.
 
     Arguments
     ---------
@@ -113,7 +114,7 @@ class Head(nn.Module):
         embeddings : torch.Tensor
             [B, D] or [B, 1, D], any floating dtype.
         targets : torch.Tensor, optional
-            Class numbers, [B] or [B, 1].
+            Class numbers, [B] or [B, 1]; with a multi-label loss also 0/1, [B, C].
         reduction : str
             ``"mean"`` (default), ``"sum"``, ``"none"`` or ``"batch"``.
 
@@ -137,11 +138,18 @@ class Head(nn.Module):
             total = self.loss.combine(losses)
             self.stats = self.loss.stats
             return total
+        if getattr(self.loss, "multi_label", False):
+            return self._many_labels(embeddings, targets, reduction)
         x, weight, bias = self.classifier.inputs(embeddings)
         classes = self.classifier.out_neurons
         with full_precision(x.device):
             labels = self.check.labels(as_labels(targets, len(x)), classes)
             self.check.values(x)
+            if hasattr(self.classifier, "with_labels"):
+                outputs, labels, self.correct = self.classifier.with_labels(x, labels)
+                value = self.loss(outputs, labels, reduction=reduction)
+                self.stats = self.loss.stats
+                return value
             if self.classifier.space is None or self.loss.top_k:
                 kept = self._dense(x, weight, bias, labels)
             else:
@@ -154,6 +162,19 @@ class Head(nn.Module):
         """Raise for earlier batches on an accelerator, if any was bad; waits for it."""
         for part in (self, *self._parts):
             part.check.flush()
+
+    def _many_labels(
+        self, embeddings: Tensor, targets: Tensor, reduction: str
+    ) -> Tensor:
+        """A sample is right when its best class is one of its own."""
+        scores = self.classifier(embeddings)
+        value = self.loss(scores, targets, reduction=reduction)
+        scores = scores.detach().squeeze(1)
+        best = scores.argmax(1, keepdim=True)
+        positive = self.loss.positive(scores, targets)
+        self.correct = positive.gather(1, best).squeeze(1)
+        self.stats = self.loss.stats
+        return value
 
     def _dense(self, x: Tensor, weight: Tensor, bias: Any, labels: Tensor) -> Kept:
         scores = self.classifier.scores(x, weight, bias)

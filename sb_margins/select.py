@@ -9,7 +9,7 @@ from typing import Any
 from sb_margins.errors import UserError, nearest
 from sb_margins.head import Head
 
-PLUMBING = ("classifier", "compute_cost", "equation", "source", "about")
+PLUMBING = ("classifier", "compute_cost", "base_head", "equation", "source", "about")
 SIZES = ("input_size", "out_neurons")
 
 

@@ -77,7 +77,7 @@ class LinearSpace:
 
     right_is_weight = True
     sign = 1.0  # of d(score) / d(product)
-    slopes = False  # whether 1 / |d(score) / d(product)| is kept in a second tile
+    slopes = False  # whether d(score) / d(product) needs a second tile
     reach: float | None = None  # the largest |score|, where there is one
 
     def points(self, x: Tensor) -> Tensor:
@@ -160,6 +160,31 @@ class CosineSpace(LinearSpace):
         along = torch.mul(rows, grad, out=buffers("along", *rows.shape)).sum(1)
         along.mul_(or_zero).mul_(inverse)
         torch.addcmul(grad, rows, along.unsqueeze(1), value=-1, out=out)
+
+
+class AdjustedCosineSpace(CosineSpace):
+    """Scores ``g(cos)`` with ``g(z) = 2 ((z + 1) / 2)^t - 1``; g' is a second tile."""
+
+    slopes = True
+
+    def __init__(self, t: float) -> None:
+        self.t = t
+
+    def adjust(self, cosines: Tensor) -> Tensor:
+        """``g`` of cosines."""
+        return 2 * ((cosines + 1) / 2).clamp_min(0).pow(self.t) - 1
+
+    def pair(self, points: Tensor, others: Tensor) -> Tensor:
+        return self.adjust(super().pair(points, others))
+
+    def scores_(self, product: Tensor, factors: Factors, slopes: Any) -> None:
+        half = product.mul_(factors[0]).add_(1).div_(2).clamp_(min=0)
+        torch.pow(half, self.t - 1, out=slopes)
+        half.mul_(slopes).mul_(2).sub_(1)
+        slopes.mul_(self.t)
+
+    def to_product(self, grad, factors, slopes, out) -> Tensor:
+        return torch.mul(grad, slopes, out=out).mul_(factors[0])
 
 
 class UnitBallSpace(LinearSpace):

@@ -14,16 +14,19 @@ NAMES = select.names()
 def test_every_yaml_is_there():
     expected = {"softmax", "norm_softmax", "am", "aam", "real_am", "as", "h", "ham"}
     assert expected | {"joint", "real_am_poincare", "as_poincare"} <= set(NAMES)
+    baselines = {"metric", "angular_prototypical", "ge2e", "centre"}
+    assert baselines | {"sphereface2", "multi_label_as"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_name_builds_and_learns_a_step(name):
     head = select.head(name, input_size=8, out_neurons=5)
-    loss = head(torch.randn(6, 1, 8), torch.randint(0, 5, (6, 1)))
+    x = torch.randn(6, 1, 8, requires_grad=True)
+    loss = head(x, torch.tensor([0, 4, 2] * 2)[:, None])
     loss.backward()
-    assert torch.isfinite(loss)
+    assert torch.isfinite(loss) and head.correct.dtype == torch.bool
     for weight in head.parameters():
-        assert weight.shape == (5, 8) or weight.shape == (5,)
+        assert weight.shape in ((5, 8), (5,), ())
         assert weight.grad is not None
 
 
@@ -96,8 +99,13 @@ compute_cost: !ref <parts[compute_cost]>
     path.write_text(text)
     with open(path) as stream:
         made = load_hyperpyyaml(stream)
-    x, labels = torch.randn(4, 1, 8), torch.randint(0, 5, (4, 1))
-    assert made["head"](x).shape[-1] == 5
+    x, labels = torch.randn(4, 1, 8), torch.tensor([[1], [1], [3], [3]])
+    assert made["head"](x, labels).dim() == 0
+    if name in ("angular_prototypical", "ge2e"):
+        with pytest.raises(UserError, match="no scores without labels"):
+            made["head"](x)
+        return
+    assert made["head"](x).shape[-1] == (8 if name == "metric" else 5)
     loss = made["compute_cost"](made["classifier"](x), labels, torch.ones(4))
     assert loss.dim() == 0 and torch.isfinite(loss)
 

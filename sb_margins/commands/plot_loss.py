@@ -53,7 +53,8 @@ def main(argv: list[str]) -> int:
     others = f"other classes: {describe_nontargets(nontargets)}"
     plot_losses(curves, path, nontargets=nontargets, title=f"{others} (dotted)")
     print(f"wrote {path}: {len(curves)} losses, {others}")
-    balls = [k for k, head in heads.items() if head.classifier.geometry != "cosine"]
+    cosine = ("cosine", "adjusted")
+    balls = [k for k, head in heads.items() if head.classifier.geometry not in cosine]
     if balls:
         print(
             f"  {'; '.join(balls)}: scored by angle; points at the edge of the ball "

@@ -48,7 +48,7 @@ class Sums(NamedTuple):
     best: Tensor  # the best non-target logit, bits, [B, 1]
     top: Tensor  # the largest height, bits, [B, 1]
     total: Tensor  # sum over the kept of 2^(logit - top), [B, 1]
-    number: Tensor | None  # how many were kept, unless all, [B, 1]
+    number: Tensor | None  # how many were kept, unless all; of "each": softplus, [B, 1]
     shift: Tensor  # of each tile's exponents, bits, [B, tiles]
     factor: Tensor | None  # of each tile's exponentials (AS-Softmax), [B, tiles]
     share: Tensor  # 2^(height - top) of each tile, at most 1, [B, tiles]
@@ -82,7 +82,7 @@ class Walk:
         in_range: bool,
     ) -> None:
         self.plan, self.left, self.tiles, self.stored = plan, left, tiles, stored
-        self.labels, self.cut = labels, cut  # cut: the target's logit, bits, [B, 1]
+        self.labels, self.cut = labels, cut  # cut: see Keep.cut, in bits, [B, 1]
         self.in_range = in_range
         self._positions: list[Tensor] | None = None  # of the targets in each tile
 
@@ -93,7 +93,7 @@ class Walk:
         its total counts in units of 2^height, and the heights bring the tiles together.
         """
         keep, in_range = self.plan.keep, self.in_range
-        sparse, counts = keep.kind == "sparse", keep.kind == "violating"
+        sparse, counts = keep.kind == "sparse", keep.kind in ("violating", "each")
         best, shift, total, number = [], [], [], []  # one [B, 1] per tile
         for i in range(len(self.plan.ranges)):
             tile = self.logits(i)
@@ -260,6 +260,8 @@ def stays_in_range(plan: Plan, cut: Tensor) -> bool:
     Scores lie within [-reach, reach], negative distances within [-reach, 0]. e^-80 and
     e^80 are within float32, and so is a sum of e^(36 + 40) over 300,000 classes.
     """
+    if plan.keep.kind == "each":  # probabilities
+        return True
     reach = plan.space.reach
     if reach is None:
         return False
@@ -301,10 +303,10 @@ class _SumOfExponentials(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         labels: Tensor,
-        logit: Tensor,
+        cut: Tensor,
         plan: Plan,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        cut = logit.unsqueeze(1) / LN2
+        cut = cut.unsqueeze(1) / LN2
         in_range = stays_in_range(plan, cut)
         stored = left.new_empty(len(left) * len(weight)) if plan.store else None
         tiles = Tiles(plan.space, left, weight, bias, plan.scale / LN2)
@@ -317,6 +319,8 @@ class _SumOfExponentials(torch.autograd.Function):
         lse = (sums.total.log() + sums.top * LN2).squeeze(1)
         best = sums.best.squeeze(1) * LN2
         number = best if sums.number is None else sums.number.squeeze(1)
+        if plan.keep.kind == "each":
+            lse, number = number, best
         ctx.mark_non_differentiable(best, number)
         return lse, best, number
 
@@ -327,10 +331,12 @@ class _SumOfExponentials(torch.autograd.Function):
         left, weight, bias, labels, cut, norms, stored, *sums = ctx.saved_tensors
         sums = Sums(*sums)
         tiles = Tiles(plan.space, left, weight, bias, plan.scale / LN2, norms)
-        rows = row_weight(grad_lse, sums.total.squeeze(1), plan.scale * plan.space.sign)
+        total, slope = sums.total.squeeze(1), plan.scale * plan.space.sign
+        rows = row_weight(grad_lse, total, slope, plan.keep)
+        dcut = -grad_lse * total if plan.keep.kind == "each" else None
         walk = Walk(plan, left, labels, cut, tiles, stored, ctx.in_range)
         with full_precision(left.device):
-            return *walk.backward(sums, rows.unsqueeze(1), bias), None, None, None
+            return *walk.backward(sums, rows.unsqueeze(1), bias), None, dcut, None
 
 
 class _TakeRows(torch.autograd.Function):
@@ -364,11 +370,19 @@ def tiled_kept(
     points = plan.space.points(x)
     rows, weight = _TakeRows.apply(weight, labels)
     target = plan.space.pair(points, plan.space.points(rows))
-    if bias is not None:
+    raised = None
+    if bias is not None and bias.dim() == 0:  # one for all classes
+        target, raised, bias = target + bias, bias * plan.scale, None
+    elif bias is not None:
         target = target + bias[labels]
     logit = margin(target) * plan.scale
+    cut = plan.keep.cut(logit, plan.scale)
+    if raised is not None:  # what the others are compared with moves, instead of each
+        cut = cut - raised
     lse, best, number = _SumOfExponentials.apply(
-        plan.space.left(points), weight, bias, labels, logit.detach(), plan
+        plan.space.left(points), weight, bias, labels, cut, plan
     )
-    number = None if plan.keep.kind == "all" else number
-    return Kept(lse, target, logit, best, number)
+    if raised is not None:
+        best = best + raised.detach()
+    counts = plan.keep.kind not in ("all", "each")
+    return Kept(lse, target, logit, best, number if counts else None)

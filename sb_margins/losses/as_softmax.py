@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sb_margins import functional as fn
 from sb_margins.errors import UserError
-from sb_margins.labels import as_rows
+from sb_margins.labels import as_labels, as_rows
 from sb_margins.losses.base import MarginLoss
 from sb_margins.losses.nontargets import Keep
 from sb_margins.losses.pairing import check_scores
@@ -100,8 +100,9 @@ class MultiLabelASSoftmax(MarginLoss):
         L = log(1 + sum of exp(o_i), i in N kept) + log(1 + sum of exp(-o_t), t in P
         kept)
 
-    where i is dropped when ``min p_P - p_i >= delta`` and t when
-    ``p_t - max p_N >= delta``.
+    (several speakers at once; tags; a text of several topics). A class counts as
+    present when its score is above 0. i is dropped when ``min p_P - p_i >= delta`` and
+    t when ``p_t - max p_N >= delta``.
 
     Reference: as :class:`ASSoftmax`.
 
@@ -136,16 +137,11 @@ class MultiLabelASSoftmax(MarginLoss):
         """The loss of a batch, as :meth:`MarginLoss.forward`.
 
         But the targets are 1 for the classes a sample belongs to, else 0, in the shape
-        of the scores.
+        of the scores; class numbers will do where each sample has one.
         """
         check_scores(self, outputs)
         scores = upcast(as_rows(outputs, "scores"))
-        positive = as_rows(targets, "targets") > 0
-        if positive.shape != scores.shape:
-            raise UserError(
-                f"targets must have one 0 or 1 per score, {list(scores.shape)}, "
-                f"not {list(positive.shape)}"
-            )
+        positive = self.positive(scores, targets)
         self.check.values(scores)
         with full_precision(scores.device):
             z = scores * self.scale
@@ -162,6 +158,20 @@ class MultiLabelASSoftmax(MarginLoss):
                 "kept": count.mean(),
             }
             return fn.reduce(losses, reduction)
+
+    def positive(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """Which classes the samples belong to, bool [B, C], for scores [B, C]."""
+        if targets.dim() == 1 or targets.shape[-1] == 1:
+            labels = as_labels(targets, len(scores)).unsqueeze(1)
+            labels = self.check.labels(labels, scores.shape[1])
+            return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, labels, True)
+        positive = as_rows(targets, "targets") > 0
+        if positive.shape != scores.shape:
+            raise UserError(
+                f"targets must have one 0 or 1 per score, {list(scores.shape)}, "
+                f"not {list(positive.shape)}"
+            )
+        return positive
 
 
 def _log1p_sum(z: Tensor, keep: Tensor) -> Tensor:

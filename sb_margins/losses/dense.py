@@ -50,9 +50,9 @@ class _Rows(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, scores: Tensor, index: Tensor, logit: Tensor, scale: float, keep: Keep
+        ctx: Any, scores: Tensor, index: Tensor, cut: Tensor, scale: float, keep: Keep
     ) -> tuple[Tensor, Tensor, Tensor]:
-        cut = logit.unsqueeze(1) / LN2
+        cut = cut.unsqueeze(1) / LN2
         size = _block_rows(scores)
         logits, spare = scores.new_empty(2, min(size, len(scores)), scores.shape[1])
         parts = []
@@ -82,6 +82,8 @@ class _Rows(torch.autograd.Function):
         ctx.save_for_backward(scores, index, cut, shift, total, factor)
         ctx.scale, ctx.keep = scale, keep
         lse = total.log() - factor.log() + shift * LN2
+        if keep.kind == "each":
+            lse, number = number, best
         best, number = best.squeeze(1) * LN2, number.squeeze(1)
         ctx.mark_non_differentiable(best, number)
         return lse.squeeze(1), best, number
@@ -90,7 +92,8 @@ class _Rows(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_lse: Tensor, *_: Any) -> tuple:
         scores, index, cut, shift, total, factor = ctx.saved_tensors
-        weight = row_weight(grad_lse, total.squeeze(1), ctx.scale).unsqueeze(1)
+        weight = row_weight(grad_lse, total.squeeze(1), ctx.scale, ctx.keep)
+        weight = weight.unsqueeze(1)
         grad = torch.empty_like(scores)
         size = _block_rows(scores)
         for i in range(0, len(scores), size):
@@ -127,5 +130,7 @@ def dense_kept(
     index = labels.unsqueeze(1)
     target, scores = _TakeTargets.apply(scores, index)
     logit = margin(target) * scale
-    lse, best, number = _Rows.apply(scores, index, logit.detach(), scale, keep)
-    return Kept(lse, target, logit, best, None if keep.kind == "all" else number)
+    cut = keep.cut(logit, scale)
+    lse, best, number = _Rows.apply(scores, index, cut, scale, keep)
+    counts = keep.kind not in ("all", "each")
+    return Kept(lse, target, logit, best, number if counts else None)

@@ -1,8 +1,10 @@
 """Which non-targets are kept, and the exponentials of their logits, in place.
 
-Every loss is ``log(1 + sum of exp(z_j - z_t) over the kept j)``. Here a block of logits
-(some rows, some classes) becomes those exponentials, for the dense evaluator
-(``losses/dense.py``) and for the walk over tiles (``heads/walk.py``) alike.
+Softmax losses are ``log(1 + sum of exp(z_j - z_t) over the kept j)``. Here a block of
+logits (some rows, some classes) becomes those exponentials, for the dense evaluator
+(``losses/dense.py``) and for the walk over tiles (``heads/walk.py``) alike. One-vs-all
+losses are a sum of ``softplus(z_j - cut)``: the block becomes its slopes, which are
+probabilities, and the sums are returned.
 
 Three facts about CPUs shape it. ``exp2`` can be four times as fast as ``exp``, so
 logits are in units of ln 2 ("bits") in here. ``exp`` below -87 and products of denormal
@@ -30,7 +32,8 @@ class Keep(NamedTuple):
 
     ``all``; ``violating``: those whose logit reaches the target's after its margin
     (Real AM-Softmax); ``sparse``: those not more than ``delta`` behind the target in
-    probability (AS-Softmax).
+    probability (AS-Softmax); ``each``: all, each in a decision of its own, its score
+    raised by ``margin`` (SphereFace2).
 
     Example
     -------
@@ -40,15 +43,26 @@ class Keep(NamedTuple):
 
     kind: str = "all"
     delta: float = 1.0
+    margin: float = 0.0
+
+    def cut(self, logit: Tensor, scale: float) -> Tensor:
+        """The logits that non-targets are compared with, [B]: the targets', or fixed.
+
+        ``logit``: the targets' after their margin, [B].
+        """
+        if self.kind == "each":
+            return torch.full_like(logit, -self.margin * scale)
+        return logit.detach()
 
 
 class Kept(NamedTuple):
     """What an evaluator finds for each row, all [B].
 
-    ``lse``: log of the sum of exp over the kept non-targets (-inf when none);
+    ``lse``: log of the sum of exp over the kept non-targets (-inf when none), or for
+    ``each`` the sum of softplus;
     ``target``: the target's score; ``logit``: the same after its margin, times the
     scale; ``best``: the best non-target logit, without gradient; ``number``: how many
-    non-targets were kept, or None for all.
+    non-targets were kept, or None where all count.
     """
 
     lse: Tensor
@@ -61,9 +75,11 @@ class Kept(NamedTuple):
 def shift_of(best: Tensor, cut: Tensor, keep: Keep, in_range: bool) -> Tensor:
     """What to subtract from the logits of a row so that their exponentials stay finite.
 
-    ``best`` [b, 1] is the best of the block, ``cut`` [b, 1] the target's logit after
-    its margin. ``in_range``: exponentials are known to be finite without a maximum.
+    ``best`` [b, 1] is the best of the block, ``cut`` [b, 1] of :meth:`Keep.cut`.
+    ``in_range``: exponentials are known to be finite without a maximum.
     """
+    if keep.kind == "each":
+        return torch.zeros_like(best)
     if keep.kind == "violating":
         return cut if in_range else torch.maximum(best, cut)
     return torch.zeros_like(best) if in_range else best
@@ -80,9 +96,17 @@ def exponentials_(
     """Logits [b, n] to ``2^(z - shift)`` of the kept, 0 elsewhere, in place.
 
     With ``spare`` (memory for [b, n]) the violating are counted: [b, 1]. For ``sparse``
-    all are kept here, :func:`sparse_factor` and :func:`drop_small_` follow.
+    all are kept here, :func:`sparse_factor` and :func:`drop_small_` follow. For
+    ``each`` they become probabilities, and their softplus is added up instead: [b, 1].
     """
     number = None
+    if keep.kind == "each":
+        z.sub_(cut).clamp_min_(FLOOR)
+        if spare is not None:
+            torch.logaddexp2(z, z.new_zeros(()), out=spare)
+            number = spare.sum(1, keepdim=True) * LN2
+        torch.threshold_(z.mul_(LN2).sigmoid_(), INVISIBLE, 0.0)
+        return number
     if keep.kind == "violating":
         z.sub_(cut)
         if in_range:  # the kept are those of at least 2^0
@@ -135,7 +159,9 @@ def count_kept(e: Tensor, spare: Tensor) -> Tensor:
     return torch.clamp_max(e, 1.0, out=spare).sum(1, keepdim=True)
 
 
-def row_weight(grad: Tensor, total: Tensor, scale: float) -> Tensor:
+def row_weight(grad: Tensor, total: Tensor, scale: float, keep: Keep) -> Tensor:
     """Gradient of the exponentials of each row, [B]: 0 where nothing was kept."""
+    if keep.kind == "each":
+        return grad * scale
     live = (total > 0) & (grad.abs() > FAINT)
     return torch.where(live, grad * scale, 0.0) / torch.where(live, total, 1.0)

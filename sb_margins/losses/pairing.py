@@ -12,7 +12,10 @@ from sb_margins.labels import ORIGIN
 NAMES = {
     "linear": "linear logits (LinearClassifier)",
     "cosine": "cosines (CosineClassifier)",
+    "adjusted": "adjusted cosines (AdjustedCosineClassifier)",
     "poincare": "Poincaré distances (PoincareClassifier)",
+    "centres": "distances to centres (CentreClassifier)",
+    "embeddings": "embeddings (BatchEmbeddings)",
     "joint": "several geometries (JointClassifier)",
 }
 
@@ -25,11 +28,6 @@ def check_pair(classifier: Any, loss: Any) -> None:
         raise UserError(
             f"{pair}: a Head wants a classifier of sb_margins.classifiers and a loss "
             "of sb_margins.losses"
-        )
-    if getattr(loss, "multi_label", False):
-        raise UserError(
-            f"{pair}: a Head takes one class per sample; use {type(loss).__name__} "
-            "with the classifier's scores and 0/1 targets"
         )
     if geometry == "joint" and "joint" in loss.accepts:
         parts, losses = list(classifier.classifiers), list(loss.losses)

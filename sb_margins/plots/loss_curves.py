@@ -34,10 +34,18 @@ class Curve:
 def scores_of(cosines: Tensor, classifier: Any) -> Tensor:
     """The scores that a classifier gives at these cosines [...].
 
-    Cosines as they are; linear logits with a product of norms of 30; on the ball,
-    negative distances between points at its edge (the textbook ball: of tangent length
-    ``clip_norm``, or 1). A joint classifier has one more dimension before the last.
+    Cosines as they are, or adjusted; linear logits with a product of norms of 30; on
+    the ball, negative distances between points at its edge (the textbook ball: of
+    tangent length ``clip_norm``, or 1). A joint classifier has one more dimension
+    before the last.
     """
+    if hasattr(classifier, "with_labels"):
+        raise UserError(
+            f"there is no curve to draw for {type(classifier).__name__}: its scores "
+            "depend on the embeddings of a batch or on their length, not on cosines"
+        )
+    if classifier.geometry == "adjusted":
+        return classifier.adjusted(cosines)
     if classifier.geometry == "joint":
         parts = [scores_of(cosines, part) for part in classifier.classifiers]
         return torch.stack(parts, -2)

@@ -153,3 +153,45 @@ class CropSampler(Sampler):
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size)
         return iter([(self.epoch, int(position)) for position in order])
+
+
+class SpeakerSampler(CropSampler):
+    """The same with ``each`` utterances of a speaker in a row, for losses on pairs.
+
+    ``speakers`` [N] numbers the speaker of each utterance. A speaker whose utterances
+    do not fill the last row gets further crops of some. The rows of a speaker are
+    spread over the epoch, so that few batches have two of them. ``processes`` that
+    take every so-many-th crop, as in DDP, get whole rows.
+    """
+
+    def __init__(
+        self,
+        speakers: Sequence[int],
+        *,
+        each: int,
+        repeats: int,
+        seed: int,
+        processes: int = 1,
+    ):
+        super().__init__(len(speakers), repeats=repeats, seed=seed)
+        self.speakers, self.each, self.processes = np.asarray(speakers), each, processes
+        self.passes = repeats + each - 1
+        self.rows = -(-np.bincount(self.speakers) * repeats // each)  # of each speaker
+        self.size = int(self.rows.sum()) // processes * processes * each
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        rng = np.random.default_rng([self.seed, self.epoch])
+        n, each = len(self.speakers), self.each
+        order = [rng.permutation(n) + n * number for number in range(self.passes)]
+        positions = np.concatenate(order)
+        speakers = self.speakers[positions % n]
+        grouped = np.argsort(speakers, kind="stable")
+        starts = np.searchsorted(speakers[grouped], speakers[grouped])
+        rank = np.arange(len(grouped)) - starts  # among those of its speaker
+        kept = rank < each * self.rows[speakers[grouped]]
+        rows = positions[grouped[kept]].reshape(-1, each)
+        place = rank[kept][::each] // each + rng.random(len(rows))
+        rows = rows[np.argsort(place / self.rows[self.speakers[rows[:, 0] % n]])]
+        rows = rows[: self.size // each].reshape(-1, self.processes, each)
+        crops = rows.swapaxes(1, 2).ravel()
+        return iter([(self.epoch, int(position)) for position in crops])

@@ -28,7 +28,13 @@ from sb_margins.similarity import similarity_of
 from sb_margins.training.brain import SpeakerBrain, Stats
 from sb_margins.training.checkpoints import WholeCheckpointer, load_best, start_from
 from sb_margins.training.config import TrainingConfig
-from sb_margins.training.crops import CropDataset, CropSampler, check_audio, collate
+from sb_margins.training.crops import (
+    CropDataset,
+    CropSampler,
+    SpeakerSampler,
+    check_audio,
+    collate,
+)
 from sb_margins.training.log import VALIDATION, History
 from sb_margins.training.process import (
     readable_errors,
@@ -74,7 +80,7 @@ def run(config: TrainingConfig) -> Trained:
 
     # Processes, and what needs no data to be refused
     ddp_init_group(config.run_opts)
-    settings.check_loss()
+    each = settings.check_loss()
     check_same_run(folder, config.recorded())
 
     # The corpus: speakers to classes, utterances to steps
@@ -88,9 +94,11 @@ def run(config: TrainingConfig) -> Trained:
     labels = CategoricalEncoder()
     labels.expect_len(len(manifest.speakers))
     labels.update_from_iterable(manifest.speakers, sequence_input=False)
-    sampler = CropSampler(
-        len(manifest), repeats=settings.crops_per_utterance, seed=settings.seed
-    )
+    drawn: Any = {"repeats": settings.crops_per_utterance, "seed": settings.seed}
+    sampler = CropSampler(len(manifest), **drawn)
+    if each > 1:
+        speakers = [labels.lab2ind[u.spk_id] for u in manifest]
+        sampler = SpeakerSampler(speakers, each=each, processes=world_size(), **drawn)
     steps = len(sampler) // (settings.batch_size * world_size())
 
     # The objects of the YAML, and the results folder that describes them

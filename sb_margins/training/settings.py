@@ -129,15 +129,30 @@ class TrainingSettings:
                 f"{SAMPLE_RATE} Hz"
             )
 
-    def check_loss(self) -> None:
+    def check_loss(self) -> int:
         """The loss exists and has the settings that are given to it.
 
-        A YAML without a name at ``loss`` builds its head itself.
+        Returns how many utterances of a speaker its batches should have in a row. A
+        YAML without a name at ``loss`` builds its head itself, and has 1.
         """
-        if self.loss is not None:
-            names = ("margin", "scale", "delta", "curvature")
-            given = {name: getattr(self, name) for name in names}
-            select.head(self.loss, 2, 2, **given, options=self.loss_options)
+        if self.loss is None:
+            return 1
+        names = ("margin", "scale", "delta", "curvature")
+        given = {name: getattr(self, name) for name in names}
+        head = select.head(self.loss, 2, 2, **given, options=self.loss_options)
+        each = getattr(head.classifier, "utterances_per_speaker", 1)
+        if each > 1 and (self.batch_size % each or self.batch_size < 2 * each):
+            raise UserError(
+                f"batch_size is {self.batch_size}, but {self.loss} wants two or more "
+                f"speakers with {each} utterances each in a batch: a multiple of {each}"
+            )
+        if each > 1 and len(self.speeds) > 1:
+            raise UserError(
+                f"speeds is {self.speeds}, but {self.loss} compares utterances of one "
+                "voice with each other, and another speed is another voice: set "
+                "speeds: [1.0]"
+            )
+        return each
 
     def check_epoch(self, utterances: int, processes: int = 1) -> None:
         """An epoch fills at least one batch of each process."""

@@ -12,7 +12,10 @@ PACKAGE = Path(__file__).resolve().parents[2] / "sb_margins"
 LEVELS = [
     {"errors", "messages", "files", "versions"},
     {"precision", "functional", "poincare", "labels"},
-    {"audio", "encoder", "resnet", "similarity", "classifiers", "losses", "tiles"},
+    {
+        *("audio", "classifiers", "encoder", "losses", "pairs", "resnet", "similarity"),
+        "tiles",
+    },
     {"heads"},
     {"data", "head", "schedules", "select"},
     {"verification"},

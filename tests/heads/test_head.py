@@ -8,6 +8,7 @@ import torch
 from losses_grid import GEOMETRY, PAIRS, build, prototypes
 
 from sb_margins.classifiers import (
+    AdjustedCosineClassifier,
     CosineClassifier,
     LinearClassifier,
     PoincareClassifier,
@@ -17,13 +18,16 @@ from sb_margins.losses import (
     AAMSoftmax,
     AMSoftmax,
     ASSoftmax,
+    CentreLoss,
     HAMSoftmax,
     MarginLoss,
     MultiLabelASSoftmax,
     NormSoftmax,
     RealAMSoftmax,
     Softmax,
+    SphereFace2,
 )
+from sb_margins.pairs import BatchEmbeddings
 
 B, D, C = 13, 9, 41
 
@@ -235,7 +239,9 @@ def test_no_denormals(scale, curvature):
             ASSoftmax(base=AMSoftmax()),
             "ASSoftmax on PoincareClassifier",
         ),
-        (LinearClassifier(D, C), MultiLabelASSoftmax(), "one class per sample"),
+        (CosineClassifier(D, C), CentreLoss(), "distances to centres"),
+        (AdjustedCosineClassifier(D, C), AAMSoftmax(), "adjusted cosines"),
+        (BatchEmbeddings(D, C), AMSoftmax(), "AMSoftmax on BatchEmbeddings"),
         (torch.nn.Linear(D, C), AMSoftmax(), "AMSoftmax on Linear"),
         (CosineClassifier(D, C), torch.nn.Identity(), "Identity on CosineClassifier"),
     ],
@@ -243,7 +249,7 @@ def test_no_denormals(scale, curvature):
 def test_pairs_without_sense_are_refused(model, loss, words):
     with pytest.raises(ValueError, match="(?s).*" + words):
         Head(model, loss)
-    if hasattr(model, "geometry") and not hasattr(loss, "multi_label"):
+    if hasattr(model, "geometry"):
         scores, labels = model(torch.randn(2, D)), torch.tensor([0, 1])
         if isinstance(loss, MarginLoss):  # the two modules of a stock recipe
             with pytest.raises(ValueError, match="(?s).*" + words):
@@ -251,4 +257,37 @@ def test_pairs_without_sense_are_refused(model, loss, words):
 
 
 def test_geometries_are_all_swept():
-    assert set(GEOMETRY.values()) == {"linear", "cosine", "poincare", "joint"}
+    swept = {"linear", "cosine", "adjusted", "poincare", "joint"}
+    assert set(GEOMETRY.values()) == swept
+
+
+def test_several_labels_per_sample():
+    """Rows of 0 and 1, or class numbers where each sample has one."""
+    head = Head(LinearClassifier(D, C), MultiLabelASSoftmax(0.9))
+    x, labels = torch.randn(B, D), torch.randint(0, C, (B,))
+    rows = torch.nn.functional.one_hot(labels, C)
+    expected = step(lambda e: head.loss(head.classifier(e), rows), head.classifier, x)
+    for targets in (labels, labels[:, None], rows):
+        got = step(lambda e, y=targets: head(e, y), head.classifier, x)
+        for a, b in zip(got, expected, strict=True):
+            assert torch.equal(a, b)
+        best = head(x)[:, 0].argmax(1)
+        assert torch.equal(head.correct, best == labels)
+    rows[:, 0] = 1  # everybody has the first class as well
+    head(x, rows)
+    assert torch.equal(head.correct, (best == labels) | (best == 0))
+    with pytest.raises(ValueError, match="label 41 is out of range"):
+        head(x, labels * 0 + C)
+
+
+def test_a_large_one_vs_all_head(branch):
+    """Tiled is dense for many classes."""
+    torch.manual_seed(0)
+    model, cost = AdjustedCosineClassifier(8, 20_000, bias=0.3), SphereFace2()
+    x, labels = torch.randn(16, 8).double(), torch.randint(0, 20_000, (16,))
+    model.double()
+    expected = step(lambda e: cost(model(e), labels), model, x)
+    for store in (True, False):
+        got = step(lambda e, s=store: Head(model, cost, store=s)(e, labels), model, x)
+        for a, b in zip(got, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10 * b.abs().max())

@@ -6,7 +6,11 @@ import math
 import pytest
 import torch
 
-from sb_margins.classifiers import CosineClassifier, PoincareClassifier
+from sb_margins.classifiers import (
+    AdjustedCosineClassifier,
+    CosineClassifier,
+    PoincareClassifier,
+)
 from sb_margins.head import Head
 from sb_margins.losses import (
     AMSoftmax,
@@ -14,6 +18,7 @@ from sb_margins.losses import (
     HAMSoftmax,
     NormSoftmax,
     RealAMSoftmax,
+    SphereFace2,
 )
 
 SIZE, CLASSES = 8, 600
@@ -69,8 +74,17 @@ def test_cosines(scale, tile, branch):
         ASSoftmax(0.999999, scale),
         RealAMSoftmax(0.2, scale, "clamp"),
         RealAMSoftmax(0.2, scale, "zero"),
+        SphereFace2(0.2, scale),
     ):
         compare(CosineClassifier(SIZE, CLASSES), loss, tile)
+
+
+@pytest.mark.parametrize("scale", [0.01, 64.0, 1000.0])
+@pytest.mark.parametrize("bias", [-3.0, 0.3, 3.0])
+def test_decisions_of_their_own(scale, bias, branch):
+    """Sums of softplus from 1e-18 to 2,400,000."""
+    classifier = AdjustedCosineClassifier(SIZE, CLASSES, bias=bias)
+    compare(classifier, SphereFace2(0.2, scale), 7)
 
 
 @pytest.mark.parametrize("margin", [-1.5, 0.3, 0.4, 1.0, 2.0])

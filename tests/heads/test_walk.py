@@ -10,7 +10,7 @@ from sb_margins.tiles import CosineSpace, Tiles, UnitBallSpace
 B, D, C = 12, 5, 30
 
 
-@pytest.mark.parametrize("keep", ["all", "violating"])
+@pytest.mark.parametrize("keep", ["all", "violating", "each"])
 @pytest.mark.parametrize("space", [CosineSpace(), UnitBallSpace(3.0)], ids=["cos", "d"])
 def test_ranks_reduce_to_one_walk(space, keep, branch):
     """Each rank walks over its classes, labels shifted, many of them elsewhere."""
@@ -35,3 +35,5 @@ def test_ranks_reduce_to_one_walk(space, keep, branch):
     torch.testing.assert_close(best, whole.best)
     if keep == "violating":
         assert torch.equal(sum(r.number for r in ranks), whole.number)
+    if keep == "each":
+        torch.testing.assert_close(sum(r.number for r in ranks), whole.number)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from sb_margins.classifiers import (
+    AdjustedCosineClassifier,
     CosineClassifier,
     JointClassifier,
     LinearClassifier,
@@ -22,6 +23,7 @@ from sb_margins.losses import (
     NormSoftmax,
     RealAMSoftmax,
     Softmax,
+    SphereFace2,
 )
 
 CLASSIFIERS = {
@@ -29,6 +31,8 @@ CLASSIFIERS = {
     "linear-nobias": lambda d, c: LinearClassifier(d, c, bias=False),
     "cosine": lambda d, c: CosineClassifier(d, c),
     "cosine-sub3": lambda d, c: CosineClassifier(d, c, sub_centers=3),
+    "adjusted-3": lambda d, c: AdjustedCosineClassifier(d, c, bias=0.3),
+    "adjusted-1.5": lambda d, c: AdjustedCosineClassifier(d, c, t=1.5),
     "ball-unit3": lambda d, c: PoincareClassifier(d, c, 3.0),
     "ball-unit1.5": lambda d, c: PoincareClassifier(d, c, 1.5),
     "ball-textbook": lambda d, c: PoincareClassifier(d, c, 0.7, metric="curvature"),
@@ -67,6 +71,11 @@ LOSSES = {
         "as-64": lambda: ASSoftmax(0.9, scale=64.0),
         "as-am": lambda: ASSoftmax(0.9, base=AMSoftmax()),
         "as-aam": lambda: ASSoftmax(0.9, base=AAMSoftmax()),
+        "sphereface2": lambda: SphereFace2(),
+    },
+    "adjusted": {
+        "sphereface2": lambda: SphereFace2(),
+        "sphereface2-64": lambda: SphereFace2(0.4, 64.0, 0.3),
     },
     "poincare": {
         "h": lambda: HSoftmax(),

@@ -8,8 +8,12 @@ import math
 import pytest
 import torch
 
-from sb_margins.classifiers import CosineClassifier, PoincareClassifier
-from sb_margins.functional import combined_margin, lift_hardest
+from sb_margins.classifiers import (
+    AdjustedCosineClassifier,
+    CosineClassifier,
+    PoincareClassifier,
+)
+from sb_margins.functional import balanced_bias, combined_margin, lift_hardest
 from sb_margins.losses import (
     AMSoftmax,
     ASSoftmax,
@@ -17,6 +21,7 @@ from sb_margins.losses import (
     HSoftmax,
     NormSoftmax,
     RealAMSoftmax,
+    SphereFace2,
 )
 from sb_margins.poincare import (
     clip,
@@ -342,6 +347,50 @@ def test_27_finite_at_a_prototype(dtype):
         x = ball.weight.detach().clone().requires_grad_()
         HAMSoftmax()(ball(x), torch.arange(3)).backward()
         assert torch.isfinite(x.grad).all() and torch.isfinite(ball.weight.grad).all()
+
+
+def test_28_one_vs_all_without_margins_is_logistic_regression():
+    scores, labels = cosines()
+    hot = torch.nn.functional.one_hot(labels, CLASSES).double()
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(
+        7 * scores, hot, reduction="none"
+    )
+    got = SphereFace2(0.0, 7.0, 0.5)(scores, labels, reduction="none")
+    close(2 * got, expected.sum(1), 1e-8)
+
+
+def test_29_no_adjustment_is_the_cosine():
+    plain, adjusted = CosineClassifier(6, 5), AdjustedCosineClassifier(6, 5, t=1)
+    adjusted.load_state_dict({**plain.state_dict(), "bias": torch.tensor(0.0)})
+    x = torch.randn(7, 6)
+    close(adjusted(x), plain(x), 1e-6)
+    bent = AdjustedCosineClassifier(6, 5, t=4)
+    bent.load_state_dict(adjusted.state_dict())
+    assert torch.equal(bent(x).argmax(-1), plain(x).argmax(-1))
+    ends = torch.tensor([-1.0, 1.0])
+    assert torch.equal(bent.adjusted(ends).detach(), ends)
+
+
+@pytest.mark.parametrize("classes, balance", [(2, 0.7), (5994, 0.7), (9, 0.05)])
+def test_30_the_first_bias_has_the_least_loss(classes, balance):
+    settings = {"margin": 0.2, "scale": 32.0, "balance": balance}
+    b = balanced_bias(classes, t=3, **settings)
+    loss, label = SphereFace2(**settings), torch.tensor([0])
+
+    def at(bias):
+        scores = torch.full((1, classes), -0.75 + bias, dtype=torch.float64)
+        return loss(scores, label).item()
+
+    assert at(b) < min(at(b - 0.01), at(b + 0.01))
+
+
+def test_31_decisions_of_their_own_grow_with_the_margin():
+    scores, labels = cosines()
+    before = torch.zeros(len(labels), dtype=torch.float64)
+    for margin in (0.0, 0.1, 0.3, 1.0):
+        now = SphereFace2(margin)(scores, labels, reduction="none")
+        assert (now > before).all()
+        before = now
 
 
 def test_no_margin_is_the_cosine():

@@ -21,6 +21,8 @@ def test_learns(name):
     options = {"satisfied": form} if form else {}
     if "anneal" in select.settings(loss):
         options |= {"anneal": 5.0}
+    if loss == "metric":  # a wider margin than random embeddings keep
+        options = {"metric_options": {"margin": 1.0}}
     head = select.head(loss, SIZE, CLASSES, **options)
     encoder = torch.nn.Linear(20, SIZE)
     centres = torch.randn(CLASSES, 20)

@@ -8,7 +8,11 @@ import torch.nn.functional as F
 from losses_grid import FEWER_PAIRS, build, is_tiled
 
 from sb_margins import losses as L
-from sb_margins.classifiers import CosineClassifier, LinearClassifier
+from sb_margins.classifiers import (
+    AdjustedCosineClassifier,
+    CosineClassifier,
+    LinearClassifier,
+)
 from sb_margins.functional import lift
 from sb_margins.head import Head
 
@@ -69,6 +73,14 @@ def naive_top(cos, labels, k, m, target):
     )
 
 
+def naive_sphereface2(cos, labels, b, m=0.2, r=32.0, t=1.0, lam=0.7):
+    """The paper's equation for type C, times its r; b as in the paper."""
+    g = 2 * ((cos + 1) / 2) ** t - 1
+    own = lam / r * torch.log(1 + torch.exp(-r * (g - m) - b))
+    other = (1 - lam) / r * torch.log(1 + torch.exp(r * (g + m) + b))
+    return r * torch.where(hot(labels), own, other).sum(1)
+
+
 AAM = {"m": 0.2}
 CASES = {
     "softmax": (L.Softmax(), lambda c, y: naive_ce(c, y)),
@@ -121,6 +133,7 @@ CASES = {
         L.ASSoftmax(0.9, base=L.AMSoftmax(0.1)),
         lambda c, y: naive_as(30 * with_target(c, y, lambda t: t - 0.1), y, 0.9),
     ),
+    "sphereface2": (L.SphereFace2(), lambda c, y: naive_sphereface2(c, y, 0.0)),
     "h": (L.HSoftmax(), lambda c, y: naive_ce(30 * c, y)),
     "ham": (
         L.HAMSoftmax(0.3, 10.0),
@@ -146,6 +159,27 @@ def test_naive(name):
     torch.testing.assert_close(*grads, rtol=1e-9, atol=1e-9)
     single = loss(cos.float().unsqueeze(1), labels.unsqueeze(1), reduction="batch")
     torch.testing.assert_close(single.double(), expected, rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("t, b, m, r", [(3, 9.75, 0.2, 32), (1.7, -4.0, 0.4, 40)])
+def test_sphereface2_of_embeddings(t, b, m, r):
+    """The paper's equation with adjustment and bias, and its gradients."""
+    model = AdjustedCosineClassifier(6, C, t=t, bias=b / r).double()
+    loss = L.SphereFace2(m, r, 0.7)
+    x = torch.randn(B, 6, dtype=torch.float64, requires_grad=True)
+    labels = torch.randint(0, C, (B,))
+    cos = F.normalize(x) @ F.normalize(model.weight).t()
+    naive = naive_sphereface2(cos, labels, r * model.bias, m, r, t)
+    leaves = (x, model.weight, model.bias)
+    expected = [naive, *torch.autograd.grad(naive.sum(), leaves)]
+    for head in (Head(model, loss, tile=4), Head(model, loss, store=False)):
+        value = head(x, labels, "none")
+        got = [value, *torch.autograd.grad(value.sum(), leaves)]
+        torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
+        best = (r * model(x)[:, 0]).masked_fill(hot(labels), -1e9).amax(1).mean() / r
+        torch.testing.assert_close(head.stats["hardest_score"], best.detach())
+    frozen = AdjustedCosineClassifier(6, C, learnable=False)
+    assert [p.requires_grad for p in frozen.parameters()] == [True, False]
 
 
 @pytest.mark.parametrize("margin", [0.06, 0.5, 1.2])
@@ -310,7 +344,9 @@ def test_reductions_and_label_types():
         loss(scores, labels, reduction="median")
 
 
-@pytest.mark.parametrize("name", ["am", "ram-zero", "ram-clamp", "as", "as-am"])
+@pytest.mark.parametrize(
+    "name", ["am", "ram-zero", "ram-clamp", "as", "as-am", "sphereface2"]
+)
 def test_blocks_of_rows(name, monkeypatch):
     """The dense evaluator takes a few rows at a time."""
     loss = CASES[name][0]

@@ -8,6 +8,7 @@ import pytest
 from sb_margins import select
 from sb_margins.cli import main as cli
 from sb_margins.comparison.variants import parse_variants
+from sb_margins.errors import UserError
 from sb_margins.plots.loss_curves import (
     MOST_CURVES,
     Curve,
@@ -28,7 +29,16 @@ def test_norm_softmax_is_the_formula():
     assert np.allclose(curve.slope, 30 * share, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", select.names())
+OF_A_BATCH = ["angular_prototypical", "centre", "ge2e", "metric"]
+
+
+@pytest.mark.parametrize("name", OF_A_BATCH)
+def test_losses_without_a_curve_say_so(name):
+    with pytest.raises(UserError, match="there is no curve to draw"):
+        loss_curve(select.head(name, 2, 2), OTHERS)
+
+
+@pytest.mark.parametrize("name", sorted(set(select.names()) - set(OF_A_BATCH)))
 def test_every_loss_can_be_drawn_and_its_slope_is_its_derivative(name):
     curve = loss_curve(select.head(name, 2, 2), OTHERS, points=4001)
     assert np.isfinite(curve.loss).all() and np.isfinite(curve.slope).all()

@@ -8,7 +8,13 @@ import torch
 from sb_margins.data.manifest import Manifest, Utterance
 from sb_margins.errors import UserError
 from sb_margins.training import crops as module
-from sb_margins.training.crops import CropDataset, CropSampler, check_audio, collate
+from sb_margins.training.crops import (
+    CropDataset,
+    CropSampler,
+    SpeakerSampler,
+    check_audio,
+    collate,
+)
 
 
 @pytest.fixture
@@ -173,3 +179,51 @@ def test_audio_that_is_gone_or_short_is_noticed_before_training(manifest, monkey
         check_audio(manifest, 1.0)
     monkeypatch.setattr(module, "LOOK", 1)  # a large corpus is looked at in places
     check_audio(manifest, 1.0)
+
+
+def rows_of(sampler, speakers, rank=0):
+    """What a process gets in epoch 2: utterances, and their speakers, in rows."""
+    sampler.set_epoch(2)
+    order = list(sampler)[rank :: sampler.processes]
+    assert {epoch for epoch, _ in order} <= {2}
+    place = np.array([position for _, position in order])
+    utterances = (place % len(speakers)).reshape(-1, sampler.each)
+    return place, utterances, np.asarray(speakers)[utterances]
+
+
+@pytest.mark.parametrize("repeats", [1, 3])
+@pytest.mark.parametrize("each", [2, 4])
+def test_a_speaker_has_several_utterances_in_a_row(each, repeats):
+    counts = np.array([9, 1, 3, 6, 6, 6, 6, 6])
+    speakers = np.random.default_rng(0).permutation(np.repeat(np.arange(8), counts))
+    sampler = SpeakerSampler(speakers, each=each, repeats=repeats, seed=5)
+    place, utterances, rows = rows_of(sampler, speakers)
+    assert len(place) == len(sampler) == len(set(place)), "every crop is another one"
+    assert (rows == rows[:, :1]).all()
+    wanted = -(-counts * repeats // each)
+    np.testing.assert_array_equal(np.bincount(rows[:, 0]), wanted)
+    assert set(utterances.ravel()) == set(range(len(speakers))), "all are heard"
+    many = counts[rows[:, 0]] >= 2 * each  # few rows have an utterance twice
+    distinct = [len(set(row)) == each for row in utterances[many]]
+    assert np.mean(distinct or [1]) > 0.5
+    sampler.set_epoch(2)
+    again = [position for _, position in sampler]
+    sampler.set_epoch(3)
+    assert again == list(place) != [position for _, position in sampler]
+
+
+def test_speakers_are_spread_over_the_epoch():
+    speakers = np.repeat(np.arange(40), 20)
+    sampler = SpeakerSampler(speakers, each=2, repeats=1, seed=5)
+    *_, rows = rows_of(sampler, speakers)
+    batches = rows[:, 0].reshape(-1, 20)
+    assert np.mean([len(set(batch)) for batch in batches]) > 18  # of 20
+
+
+def test_processes_get_whole_rows():
+    speakers = np.repeat(np.arange(7), 5)
+    sampler = SpeakerSampler(speakers, each=2, repeats=1, seed=5, processes=2)
+    assert len(sampler) == 2 * 2 * (7 * 3 // 2)
+    for rank in (0, 1):
+        *_, rows = rows_of(sampler, speakers, rank)
+        assert (rows == rows[:, :1]).all() and len(rows) == 10
