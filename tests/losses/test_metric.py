@@ -147,7 +147,7 @@ def test_without_the_library(monkeypatch, capsys):
 
 
 def test_centre_loss_on_top_of_another():
-    head = select.head("centre", D, 10, base="am", centre_weight=0.5).double()
+    head = select.head("centre", D, 10, base_loss="am", centre_weight=0.5).double()
     x, labels = batch()
     x = x.flatten(0, 1)
     cosines, centres = head.classifier.classifiers
