@@ -12,22 +12,23 @@ is one side of a trial: a list of N trials needs 2 N of them, read once or not.
 from __future__ import annotations
 
 import argparse
-import datetime
-import platform
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
 import torch
 from hyperpyyaml import load_hyperpyyaml
+from measure import is_cuda, seconds, setting, table
 from speechbrain.inference.speaker import SpeakerRecognition
 
 from sb_margins.inference import EnrolledSet, SpeakerVerifier, export_model
 from sb_margins.similarity import CosineSimilarity, PoincareSimilarity
-from sb_margins.versions import versions
+from sb_margins.verification.embed import embed_files
 
 HERE = Path(__file__).resolve().parent
 SETTINGS = """
@@ -75,57 +76,71 @@ def make_trials(paths: Sequence[Path], uses: int) -> list[tuple[str, str]]:
     return [(str(paths[a]), str(paths[b])) for a, b in sides.reshape(-1, 2)]
 
 
-def least(
-    functions: Sequence[Callable[[], object]], turns: int, wall: bool
-) -> list[float]:
-    """Least time of each, run by turns."""
-    clock = time.perf_counter if wall else time.process_time
-    best = [float("inf")] * len(functions)
-    for _ in range(turns):
-        for i, function in enumerate(functions):
-            start = clock()
-            function()
-            best[i] = min(best[i], clock() - start)
-    return best
-
-
-def compare(folder: Path, args: argparse.Namespace) -> list[str]:
-    """Rows of the first table."""
-    options = {"device": args.device}
-    model = make_model(folder / "model", args.channels)
+def compare(
+    folder: Path, device: str, channels: int, files: int, turns: int
+) -> Iterator[dict[str, Any]]:
+    """Rows: embeddings a second of SpeechBrain's verify_files and ours, in turns."""
+    options = {"device": device}
+    model = make_model(folder / "model", channels)
     ours = SpeakerVerifier.from_hparams(model, run_opts=options)
     stock = SpeakerRecognition.from_hparams(source=str(model), run_opts=options)
-    rows = []
     for lengths, spread in (("one length", 0.0), ("all different", 2.0)):
-        paths = make_files(folder / lengths, args.files, spread)
+        paths = make_files(folder / lengths, files, spread)
         for uses in (1, 4):
             trials = make_trials(paths, uses)
-            stock_scores: list[float] = []
-            our_scores: list[float] = []
+            scores: dict[str, list[float]] = {}
 
-            def run_stock(trials=trials, out=stock_scores):
-                out[:] = [float(stock.verify_files(a, b)[0]) for a, b in trials]
+            def theirs(trials=trials, scores=scores):
+                pairs = [stock.verify_files(a, b)[0] for a, b in trials]
+                scores["theirs"] = [float(score) for score in pairs]
 
-            def run_ours(trials=trials, out=our_scores):
-                out[:] = ours.verify_list(trials).tolist()
+            def own(trials=trials, scores=scores):
+                scores["own"] = ours.verify_list(trials).tolist()
 
-            theirs, own = least([run_stock, run_ours], args.turns, args.device != "cpu")
-            apart = np.abs(np.array(stock_scores) - our_scores).max()
+            least = [
+                min(seconds(run, device) for _ in range(turns)) for run in (theirs, own)
+            ]
+            apart = np.abs(np.subtract(scores["theirs"], scores["own"])).max()
             count = 2 * len(trials)
-            rows.append(
-                f"| {lengths} | {uses} | {len(trials)} | {count / theirs:.1f} | "
-                f"{count / own:.1f} | {theirs / own:.2f} | {apart:.0e} |"
+            yield {
+                "lengths": lengths,
+                "uses of a file": uses,
+                "trials": len(trials),
+                "SpeechBrain, embeddings/s": count / least[0],
+                "ours": count / least[1],
+                "ratio": f"{least[0] / least[1]:.2f}",
+                "apart": float(apart),
+            }
+
+
+def throughput(
+    folder: Path, device: str, channels: int, files: int
+) -> Iterator[dict[str, Any]]:
+    """Rows: utterances a second of embed_files, the second time."""
+    model = SpeakerVerifier.from_hparams(
+        make_model(folder / "model", channels), run_opts={"device": device}
+    )
+    for lengths, spread in (("one length", 0.0), ("all different", 2.0)):
+        paths = make_files(folder / f"{lengths}, many", files, spread)
+        for precision in ("fp32", "bf16"):
+            run = partial(
+                embed_files,
+                model.encoder,
+                {path.stem: path for path in paths},
+                device=device,
+                precision=precision,
+                progress=False,
             )
-            print(rows[-1], flush=True)
-    return rows
+            least = min(seconds(run, device) for _ in range(2))
+            row = {"lengths": lengths, "precision": precision}
+            yield row | {"utt/s": files / least}
 
 
-def identify(args: argparse.Namespace) -> list[str]:
-    """Rows of the second table."""
-    rows = []
+def identify(device: str) -> Iterator[dict[str, Any]]:
+    """Rows: milliseconds of naming a voice among many."""
     with tempfile.TemporaryDirectory() as name:
         model = SpeakerVerifier.from_hparams(
-            make_model(Path(name) / "model", 16), run_opts={"device": args.device}
+            make_model(Path(name) / "model", 16), run_opts={"device": device}
         )
         generator = torch.Generator().manual_seed(0)
         for similarity in (CosineSimilarity(), PoincareSimilarity(3.0)):
@@ -147,13 +162,14 @@ def identify(args: argparse.Namespace) -> list[str]:
                     best = model.identify_embedding(query)
                     times.append(1000 * (time.perf_counter() - start))
                     assert best[0].name == f"speaker {i}"
-                rows.append(
-                    f"| {type(similarity).__name__} | {count} | {times[0]:.1f} | "
-                    f"{np.median(times[1:]):.2f} | {max(times[1:]):.2f} | "
-                    f"{1000 * loading:.0f} |"
-                )
-                print(rows[-1], flush=True)
-    return rows
+                yield {
+                    "similarity": type(similarity).__name__,
+                    "enrolled": count,
+                    "first": times[0],
+                    "median": float(np.median(times[1:])),
+                    "slowest of 50": max(times[1:]),
+                    "loading the set": 1000 * loading,
+                }
 
 
 def main() -> None:
@@ -165,20 +181,17 @@ def main() -> None:
     tool.add_argument("--turns", type=int, default=2, help="default %(default)s")
     tool.add_argument("--out", type=Path)
     args = tool.parse_args()
-    where = "cpu" if args.device == "cpu" else "gpu"
+    where = "gpu" if is_cuda(args.device) else "cpu"
     out = args.out or HERE / "results" / f"inference_{where}.md"
     with tempfile.TemporaryDirectory() as name:
-        rows = compare(Path(name), args)
-    known = ", ".join(f"{k} {v}" for k, v in versions().items() if isinstance(v, str))
-    machine = f"{torch.get_num_threads()} threads, {platform.machine()}"
-    if where == "gpu":
-        machine = torch.cuda.get_device_name()
+        sizes = (args.channels, args.files, args.turns)
+        rows = list(compare(Path(name), args.device, *sizes))
     page = [
         "# Verifying files, and identification",
         "",
         f"`python benchmarks/inference.py --device {args.device} "
         f"--channels {args.channels} --files {args.files} --turns {args.turns}`, "
-        f"{datetime.date.today()}, {machine}; {known}.",
+        f"{setting(args.device)}",
         "",
         f"ECAPA-TDNN with {args.channels} channels, {args.files} flac files of about "
         "3 s. Embeddings (sides of trials) per",
@@ -187,15 +200,11 @@ def main() -> None:
         "The last column is the largest difference of a score.",
         "In VoxCeleb1-O a file is used 16 times.",
         "",
-        "| lengths | uses of a file | trials | SpeechBrain | ours | ratio | apart |",
-        "|---|---|---|---|---|---|---|",
-        *rows,
+        *table(rows),
         "",
         "Identification after the embedding, 192 numbers each; milliseconds.",
         "",
-        "| similarity | enrolled | first | median | slowest of 50 | loading the set |",
-        "|---|---|---|---|---|---|",
-        *identify(args),
+        *table(list(identify(args.device))),
         "",
     ]
     out.write_text("\n".join(page), encoding="utf-8")

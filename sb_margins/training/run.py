@@ -150,17 +150,7 @@ def run(config: TrainingConfig) -> Trained:
         brain.record(0, {}, brain.validation_stats())  # the untrained network
 
     # Train, then take the best weights
-    workers = reading_processes(settings.num_workers, str(brain.device))
-    loader = {
-        "batch_size": settings.batch_size,
-        "drop_last": True,
-        "collate_fn": collate,
-        "sampler": sampler,
-        "pin_memory": str(brain.device).startswith("cuda"),
-        "num_workers": workers,
-        "prefetch_factor": 4 if workers else None,
-        "persistent_workers": workers > 0,
-    }
+    loader = reading(settings, sampler, str(brain.device))
     with readable_errors():
         brain.fit(counter, dataset, train_loader_kwargs=loader)
         last = copy.deepcopy((brain.encoder.eval(), similarity_of(hparams["head"])))
@@ -169,6 +159,23 @@ def run(config: TrainingConfig) -> Trained:
     say(f"evaluating {chosen}")
     device = str(brain.device)
     return Trained(folder, prepared, settings, hparams, history, device, last)
+
+
+def reading(
+    settings: TrainingSettings, sampler: CropSampler, device: str
+) -> dict[str, Any]:
+    """How crops are read: the arguments of the data loader."""
+    workers = reading_processes(settings.num_workers, device)
+    return {
+        "batch_size": settings.batch_size,
+        "drop_last": True,
+        "collate_fn": collate,
+        "sampler": sampler,
+        "pin_memory": device.startswith("cuda"),
+        "num_workers": workers,
+        "prefetch_factor": 4 if workers else None,
+        "persistent_workers": workers > 0,
+    }
 
 
 def prepare_corpus(settings: TrainingSettings) -> Prepared:

@@ -150,12 +150,19 @@ def pretended_gpu():
     allow_cuda_devices()
     device = Device()
     properties = mock.Mock(total_memory=80 << 30)
+    event = mock.Mock(elapsed_time=lambda other: 1.0)
     with ExitStack() as stack:
         for name, value in {
             "torch.cuda.amp.common.amp_definitely_not_available": lambda: False,
             "torch.cuda.is_bf16_supported": lambda *a, **k: True,
             "torch.cuda.is_current_stream_capturing": lambda: False,
             "torch.cuda.get_device_properties": lambda device: properties,
+            "torch.cuda.Event": lambda **options: event,
+            "torch.cuda.synchronize": lambda: None,
+            "torch.cuda.empty_cache": lambda: None,
+            "torch.cuda.reset_peak_memory_stats": lambda: None,
+            "torch.cuda.memory_allocated": lambda: 0,
+            "torch.cuda.max_memory_allocated": lambda: 1 << 20,
         }.items():
             stack.enter_context(mock.patch(name, value))
         for owner, name, value in (
@@ -170,17 +177,21 @@ def pretended_gpu():
         yield device
 
 
-def to_gpu(module):
+def to_gpu(module, dtype=None):
     """A module on the pretended device: parameters and buffers, no other tensors."""
+
+    def made(value):
+        kind = value.dtype if dtype is None or not value.is_floating_point() else dtype
+        return torch.empty(value.shape, dtype=kind, device="cuda")
+
     for part in module.modules():
         for name, value in part._parameters.items():
             if value is not None:
-                made = torch.empty(value.shape, dtype=value.dtype, device="cuda")
-                part._parameters[name] = torch.nn.Parameter(made, value.requires_grad)
+                new = torch.nn.Parameter(made(value), value.requires_grad)
+                part._parameters[name] = new
         for name, value in part._buffers.items():
             if value is not None:
-                made = torch.empty(value.shape, dtype=value.dtype, device="cuda")
-                part._buffers[name] = made
+                part._buffers[name] = made(value)
     return module
 
 
