@@ -12,6 +12,7 @@ What to carry to a machine without network, made on one that has it:
         speechbrain hyperpyyaml scikit-learn matplotlib soundfile jinja2 tyro rich \\
         espeakng-loader pytorch-metric-learning cut-cross-entropy
     # there: pip install --no-index --find-links wheels torch torchaudio ...
+    #        pip install --no-deps --no-build-isolation -e .
 
 CORPUS is a folder of speaker/.../audio, or one with a manifest.csv. Peers that are not
 installed are told in their rows; without speech the training is on synthetic voices.
@@ -43,14 +44,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-for folder in (HERE, HERE.parent, HERE.parent / "tests" / "helpers"):
-    sys.path.insert(0, str(folder))
-
 import inference
 import losses
-import losses_grid
-import numpy as np
 import soundfile
 import torch
 from measure import is_cuda, setting, table
@@ -63,6 +58,7 @@ from sb_margins.files import write_json, write_text
 from sb_margins.head import Head
 from sb_margins.select import hparams_dir
 
+HERE = Path(__file__).resolve().parent
 Rows = Iterator[dict[str, Any]]
 LEFT = 20.0  # seconds that a job needs to be worth starting
 KBPS = 0.9  # libsndfile's compression level: about 30 kbit/s of Opus
@@ -97,6 +93,9 @@ def machine(device: str) -> Rows:
 
 def agreement(device: str, shape: tuple[int, int, int]) -> Rows:
     """Values and gradients of every head against the CPU's dense ones in float64."""
+    sys.path.append(str(HERE.parent / "tests" / "helpers"))
+    import losses_grid
+
     batch, size, classes = shape
     for classifier, loss in losses_grid.FEWER_PAIRS:
         torch.manual_seed(0)
@@ -139,7 +138,7 @@ def _apart(value: torch.Tensor, exact: torch.Tensor) -> float:
 
 def _limit(name: str) -> float:
     """An error above it is looked at: a whole non-target may have been kept or not."""
-    return 1e-4 if "32" in name else 1e-9
+    return 1e-3 if "32" in name else 1e-9
 
 
 def half_precision(device: str, shape: tuple[int, int, int]) -> Rows:

@@ -354,8 +354,8 @@ def main() -> None:
     page = ["# Training against SpeechBrain's stock flow", "", setting("cpu"), ""]
     page += [
         f"`benchmarks/training.py --rounds {args.rounds} --times {args.times}`: "
-        f"processor seconds, least of {args.rounds} rounds (the first apart) in each of "
-        f"{args.times} processes, the flows in turn; medians, and of the ratios. "
+        f"processor seconds, least of {args.rounds} rounds (the first apart) in each "
+        f"of {args.times} processes, the flows in turn; medians, and of the ratios. "
         "Batches of 32 crops of 2 s, 3 steps an epoch, AAM. Validation is not in the "
         "epoch: the two validate different things. Ours keeps the audio in memory "
         "(below 1 GiB), Adam is fused, convolutions of one frame are not padded, freed "

@@ -7,7 +7,7 @@ up and compute with autocast and TF32 off; gradients are cast back.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 
 import torch
@@ -32,6 +32,22 @@ def to_device(x: Tensor, device: torch.device | str) -> Tensor:
     if x.device.type == "cpu" and device.type == "cuda":
         x = x.pin_memory()
     return x.to(device, non_blocking=True)
+
+
+def to_host(x: Tensor) -> Callable[[], Tensor]:
+    """Begin to copy to the CPU; what is given back waits for the copy, and gives it."""
+    if x.device.type != "cuda":
+        return x.cpu
+    host = torch.empty(x.shape, dtype=x.dtype, pin_memory=True)
+    host.copy_(x, non_blocking=True)
+    copied = torch.cuda.Event()
+    copied.record()
+
+    def wait() -> Tensor:
+        copied.synchronize()
+        return host
+
+    return wait
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.utils.distributed import (
@@ -18,7 +19,7 @@ from speechbrain.utils.distributed import (
 )
 from speechbrain.utils.epoch_loop import EpochCounter
 
-from sb_margins.data import Prepared, prepare
+from sb_margins.data import Manifest, Prepared, prepare
 from sb_margins.data.evaluation import TrialList, other_lists, own_lists
 from sb_margins.data.trials import read_trials
 from sb_margins.encoder import SpeakerEncoder
@@ -43,6 +44,7 @@ from sb_margins.training.process import (
 )
 from sb_margins.training.settings import TrainingSettings, check_same_run, write_run
 from sb_margins.verification.embed import embed_files
+from sb_margins.verification.embeddings import Embeddings
 from sb_margins.verification.metrics import OperatingPoints
 from sb_margins.verification.scoring import score_trials
 
@@ -219,12 +221,31 @@ def _validation(
 
     def validate(encoder: SpeakerEncoder) -> Stats:
         similarity = similarity_of(head)
-        embeddings = embed_files(encoder, manifest, device=device, progress=False)
+        embeddings = _embed_together(encoder, manifest, device)
         scores = score_trials(embeddings, trials, similarity=similarity)
         points = OperatingPoints.of(scores, trials.labels)
         return {metric.label: metric(points) for metric in VALIDATION}
 
     return validate
+
+
+def _embed_together(
+    encoder: SpeakerEncoder, manifest: Manifest, device: str
+) -> Embeddings:
+    """Each process embeds its share of the files, and all get all."""
+    ranks = world_size()
+    if ranks == 1:
+        return embed_files(encoder, manifest, device=device, progress=False)
+    share = list(manifest)[torch.distributed.get_rank() :: ranks]
+    made = None
+    if share:  # with fewer files than processes some have none
+        files = {u.id: manifest.path(u) for u in share}
+        made = embed_files(encoder, files, device=device, progress=False)
+    gathered: list[Any] = [None] * ranks
+    torch.distributed.all_gather_object(gathered, made)
+    parts = [part for part in gathered if part is not None]
+    names = [name for part in parts for name in part.ids]
+    return Embeddings(names, np.concatenate([part.matrix for part in parts]))
 
 
 def _start(

@@ -35,7 +35,7 @@ from sb_margins.encoder import SpeakerEncoder, constants_to, fingerprint
 from sb_margins.errors import UserError, listed
 from sb_margins.files import read_arrays, write_text, write_whole
 from sb_margins.messages import progress_bar
-from sb_margins.precision import to_device
+from sb_margins.precision import to_device, to_host
 from sb_margins.similarity import similarity_from
 from sb_margins.verification.embeddings import Embeddings
 
@@ -46,6 +46,7 @@ FEW = 8  # files
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 T = TypeVar("T")
+Made = list[tuple[list[str], Callable[[], Tensor]]]  # names and what gives [N, D]
 
 
 class _Row(NamedTuple):
@@ -129,16 +130,17 @@ def embed_files(
     try:
         if was_training:
             encoder.eval()  # type: ignore[attr-defined]
+        last: tuple[Made, Mapping[str, Recording]] = ([], {})
         for outcomes in _read_ahead(batches, paths, rate):
             skipped |= {n: why for n, why in outcomes.items() if isinstance(why, str)}
             good = {n: o for n, o in outcomes.items() if not isinstance(o, str)}
             if not all(keys[name] in done for name in good):
                 wavs = {name: recording.wav for name, recording in good.items()}
-                vectors = _embed(encoder, wavs, crops, crop, device, precision)
-                for name, vector in vectors.items():
-                    row = _Row(vector, good[name].notes, good[name].seconds)
-                    done.add(keys[name], row)
+                made = _embed(encoder, wavs, crops, crop, device, precision)
+                _keep(done, keys, *last)  # while a GPU is busy with this batch
+                last = made, good
             bar.update(len(outcomes))
+        _keep(done, keys, *last)
     finally:
         bar.close()
         done.flush()
@@ -235,12 +237,12 @@ def _embed(
     crop: int,
     device: str | torch.device,
     precision: str,
-) -> dict[str, np.ndarray]:
-    """Embeddings of the files of one batch."""
+) -> Made:
+    """Embeddings of the files of one batch, as they will be on the CPU."""
     half: AbstractContextManager = nullcontext()  # or what the caller has set
     if precision != "fp32":
         half = torch.autocast(torch.device(device).type, HALF[precision])
-    vectors: dict[str, np.ndarray] = {}
+    made = []
     # One group, unless a header has a wrong length.
     for names in _grouped({name: len(wav) for name, wav in wavs.items()}).values():
         pieces = [piece for name in names for piece in _pieces(wavs[name], crops, crop)]
@@ -248,8 +250,21 @@ def _embed(
         with torch.inference_mode(), half:
             out = encoder(batch)
         out = out.float().reshape(len(names), len(pieces) // len(names), -1).mean(dim=1)
-        vectors.update(zip(names, out.cpu().numpy(), strict=True))
-    return vectors
+        made.append((names, to_host(out)))
+    return made
+
+
+def _keep(
+    done: EmbeddingCache,
+    keys: Mapping[str, str],
+    made: Made,
+    recordings: Mapping[str, Recording],
+) -> None:
+    """Put the embeddings of a batch into the cache."""
+    for names, vectors in made:
+        for name, vector in zip(names, vectors().numpy(), strict=True):
+            told = recordings[name]
+            done.add(keys[name], _Row(vector, told.notes, told.seconds))
 
 
 def _pieces(wav: np.ndarray, crops: int, crop: int) -> list[np.ndarray]:

@@ -24,8 +24,6 @@ from torch._subclasses.fake_tensor import (
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from sb_margins.labels import InputCheck
-
 WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero"}
 WAITS |= {"_unique2", "unique_dim", "unique_consecutive"}
 INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index"}
@@ -150,14 +148,39 @@ def pretended_gpu():
     allow_cuda_devices()
     device = Device()
     properties = mock.Mock(total_memory=80 << 30)
-    event = mock.Mock(elapsed_time=lambda other: 1.0)
+    empty = torch.empty
+
+    class Event:
+        """Waits are counted, unless the event was asked before whether it is over."""
+
+        def __init__(self, **options):
+            self.over = False
+
+        def record(self):
+            pass
+
+        def query(self):
+            self.over = True
+            return True
+
+        def synchronize(self):
+            if not self.over:
+                device.waits[f"event {place()}"] += 1
+
+        def elapsed_time(self, other):
+            return 1.0
+
+    def pinned(*size, pin_memory=False, **options):
+        return torch.zeros(*size, **options) if pin_memory else empty(*size, **options)
+
     with ExitStack() as stack:
         for name, value in {
             "torch.cuda.amp.common.amp_definitely_not_available": lambda: False,
             "torch.cuda.is_bf16_supported": lambda *a, **k: True,
             "torch.cuda.is_current_stream_capturing": lambda: False,
             "torch.cuda.get_device_properties": lambda device: properties,
-            "torch.cuda.Event": lambda **options: event,
+            "torch.cuda.Event": Event,
+            "torch.empty": pinned,
             "torch.cuda.synchronize": lambda: None,
             "torch.cuda.empty_cache": lambda: None,
             "torch.cuda.reset_peak_memory_stats": lambda: None,
@@ -167,9 +190,8 @@ def pretended_gpu():
             stack.enter_context(mock.patch(name, value))
         for owner, name, value in (
             (FakeTensor, "tolist", _tolist),
-            # pinned memory and events need a driver
+            # page-locked memory needs a driver
             (torch.Tensor, "pin_memory", lambda self: self),
-            (InputCheck, "_post", lambda *a: None),
         ):
             stack.enter_context(mock.patch.object(owner, name, value))
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
