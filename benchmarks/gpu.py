@@ -463,7 +463,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--minutes", type=float, default=25)
-    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--speech", help="a corpus to train on: a folder or a tar")
     parser.add_argument("--smallest", action="store_true", help="rehearse")
     parser.add_argument("--only", help="names of parts, by commas")
