@@ -32,5 +32,7 @@ def test_overlapping_speakers(capsys):
 
 
 def test_every_example_is_tested():
+    # verify_onnx is tested in inference/test_graph.py
     tested = {"plain_pytorch", "text_classification", "overlapping_speakers"}
+    tested |= {"verify_onnx"}
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested

@@ -93,7 +93,7 @@ def test_from_nothing(checkout):
     assert done.returncode == 0, done.stderr
     first, second = checkout.installs()
     assert first.endswith("-c constraints.txt torch setuptools")
-    assert second.endswith("--no-build-isolation -e .[demo,docs,test]")
+    assert second.endswith("--no-build-isolation -e .[demo,docs,onnx,test,vad]")
     assert "index" not in first + second, "the user's own settings of pip apply"
     assert "torchaudio: compiled files set aside (torch is for the CPU)" in done.stdout
     assert "PyTorch 2.13.0+cpu, no NVIDIA GPU" in done.stdout

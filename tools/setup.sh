@@ -19,7 +19,7 @@ if [ -z "${SETUP_HAS_LOCK:-}" ] && command -v flock >/dev/null; then
     exec flock constraints.txt sh tools/setup.sh
 fi
 
-extras=demo,docs,test
+extras=demo,docs,onnx,test,vad
 state="$PWD [$extras] $(cat constraints.txt setup.cfg setup.py pyproject.toml | cksum)"
 python=.venv/bin/python
 if [ "$(cat .venv/setup.done 2>/dev/null)" = "$state" ] && "$python" -c "" 2>/dev/null; then

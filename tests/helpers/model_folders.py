@@ -26,6 +26,7 @@ embedding_model: !new:speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN
 embedding_model: !new:speechbrain.lobes.models.ResNet.ResNet
     input_size: !ref <n_mels>
     channels: [4, 4, 8, 8]
+    block_sizes: [1, 1, 1, 1]
     lin_neurons: !ref <emb_dim>
     activation: !name:torch.nn.ReLU
 """,
