@@ -52,6 +52,9 @@ def _counted(result: CellResult, utterances: int) -> list[Row]:
             if updates > before:  # else all were skipped
                 row["window"] = batches / (updates - before)
             before = updates
+        for key, of in (("kept", max), ("zero_loss", min)):  # of a joint loss's parts
+            if parts := [v for k, v in row.items() if k.endswith(f".{key}")]:
+                row = {**row, key: of(parts)}
         rows.append(row)
     return rows
 

@@ -79,5 +79,7 @@ def test_updates_samples_and_windows_are_counted():
     assert [row["updates"] for row in counted(2)[1:]] == [3, 6]
     history[1]["updates"], history[2]["updates"] = 4, 6  # of AS-Speed
     assert [row["window"] for row in counted()[1:]] == [1.25, 2.5]
+    history[1] |= {"0.kept": 0.2, "1.kept": 0.5, "0.zero_loss": 0.3}  # a joint loss
+    assert (counted()[1]["kept"], counted()[1]["zero_loss"]) == (0.5, 0.3)
     history[2]["updates"] = 4  # every update was skipped
     assert "window" not in counted()[2]
