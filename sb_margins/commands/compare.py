@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from sb_margins.commands.options import Formerly, Words, parse_known
+from sb_margins.commands.options import Folders, Formerly, Words, parse_known
 from sb_margins.errors import UserError
 from sb_margins.files import locked
 
@@ -45,6 +45,15 @@ class CompareSettings:
         default_factory=list
     )
     """Planned contrasts, e.g. ham:am,real_am:am; all others are exploratory."""
+    eval: Folders = field(default_factory=dict)
+    """Trial lists of other corpora, e.g. sitw=/data/SITW; added later, they train
+    nothing."""
+    hard: float = 0.0
+    """A share, e.g. 0.1: the hardest trials of each list make further lists."""
+    hard_by: str = ""
+    """The loss whose run, which is not compared, ranks them; the baseline if empty."""
+    hard_same: Words = field(default_factory=list)
+    """Only non-targets alike in columns of the manifest, e.g. gender,age."""
     output_folder: Annotated[Path, Formerly("output")] = Path("results/compare")
     """Holds the cells, the prepared corpus and the report."""
     jobs: int = 1
@@ -71,12 +80,14 @@ def main(argv: list[str]) -> int:
     """Train what is missing, write the report: 0, 1 (a run failed), 130."""
     settings, rest = parse_known(CompareSettings, argv, "compare")
     settings.check()
-    from sb_margins.comparison.plan import data_hash, make_plan, shared_config
+    from sb_margins.comparison.cells import finished_marker
+    from sb_margins.comparison.hard import check_columns
+    from sb_margins.comparison.plan import corpus, data_hash, make_plan
     from sb_margins.comparison.report import write_report
     from sb_margins.comparison.results import load
-    from sb_margins.comparison.run import train_cells
+    from sb_margins.comparison.run import score_cells, train_cells
+    from sb_margins.data.evaluation import other_lists, own_lists
     from sb_margins.training.process import quiet
-    from sb_margins.training.run import prepare_corpus
 
     quiet()
     plan = make_plan(
@@ -89,8 +100,12 @@ def main(argv: list[str]) -> int:
         folds=settings.folds,
         contrasts=settings.contrasts,
         flags=rest,
+        evals=settings.eval,
+        hard=settings.hard,
+        hard_by=settings.hard_by,
+        hard_same=settings.hard_same,
     )
-    for cell in plan.cells[: len(plan.variants)]:
+    for cell in plan.references[:1] + plan.cells[: len(plan.variants)]:
         plan.config(cell)  # refuses what cannot be trained, before hours are spent
     failures: list[str] = []
     busy = (
@@ -98,15 +113,21 @@ def main(argv: list[str]) -> int:
         "it, or choose another --output-folder"
     )
     with locked(plan.output, busy) as lock:
+        for cell in plan.references + plan.cells:
+            finished_marker(cell, plan, None)  # before the corpus is prepared anew
+        data, others = {}, {}
+        for fold in plan.folds:
+            prepared = corpus(plan, fold, settings.report_only)
+            data[fold] = data_hash(prepared)
+            others[fold] = other_lists(plan.evals, plan.output / "eval", prepared)
+            if plan.hard:
+                lists = {**own_lists(prepared), **others[fold]}
+                check_columns(plan.hard, lists.values())
         if not settings.report_only:
-            data = {}
-            for fold in plan.folds:
-                flags, place = plan.flags_of(fold), plan.place(fold)
-                config = shared_config(plan.yaml, flags, place)
-                data[fold] = data_hash(prepare_corpus(config.settings))
             before = signal.signal(signal.SIGTERM, _interrupt)
             try:
                 failures = train_cells(plan, data, settings.jobs, lock)
+                score_cells(plan, data, others)
             except KeyboardInterrupt:
                 print("\nsaved; the same command again continues from here")
                 return 130
@@ -114,7 +135,7 @@ def main(argv: list[str]) -> int:
                 signal.signal(signal.SIGTERM, before)
         again = [word for word in argv if word.replace("_", "-") != "--report-only"]
         page, summary = write_report(
-            load(plan),
+            load(plan, others),
             shlex.join(["sb-margins", "compare", *again]),
             replicates=settings.replicates,
             geometry=settings.geometry,

@@ -11,11 +11,15 @@ from typing import Any
 
 from sb_margins.comparison.variants import TOP_LEVEL_KEYS, Variant, parse_variants
 from sb_margins.data import Prepared
+from sb_margins.data.evaluation import TrialList
 from sb_margins.data.splitting import parse_fold
 from sb_margins.errors import UserError
-from sb_margins.files import hash_text
+from sb_margins.files import hash_file, hash_text
 from sb_margins.training.config import TrainingConfig, read_config
+from sb_margins.training.run import prepare_corpus
 
+# Added to the first seed: that of the runs that choose hard trials.
+REFERENCE = 1_000_000
 SET_BY_COMPARISON = ("loss", "loss_options", "save_folder", *TOP_LEVEL_KEYS)
 # Run options that change what is shown or saved, not what comes out.
 DISPLAY_OPTIONS = {
@@ -50,13 +54,26 @@ class Cell:
         return self.fold, self.seed
 
 
+@dataclass(frozen=True)
+class Hard:
+    """Which trials are hard: a share, as a reference that is not compared ranks them.
+
+    Non-targets count whose speakers are alike in ``same``, columns of the manifest.
+    """
+
+    share: float
+    reference: Variant
+    same: tuple[str, ...] = ()
+
+
 @dataclass
 class Plan:
     """A comparison before anything is trained.
 
     ``yaml`` and ``flags`` are the training YAML and the training flags that all cells
     share; ``baseline`` is a loss or the label of a variant, as both sides of the
-    ``contrasts`` are.
+    ``contrasts`` are; ``evals`` are the folders of further trial lists, which no cell's
+    training depends on.
     """
 
     yaml: Path
@@ -68,6 +85,8 @@ class Plan:
     folds: list[str] = field(default_factory=lambda: [""])
     contrasts: list[tuple[str, str]] = field(default_factory=list)
     corpus_options: dict[str, Any] = field(default_factory=dict)
+    evals: dict[str, str] = field(default_factory=dict)
+    hard: Hard | None = None
     cells: list[Cell] = field(init=False)
     _configs: dict[Path, TrainingConfig] = field(default_factory=dict, init=False)
 
@@ -80,6 +99,15 @@ class Plan:
             for fold in self.folds
             for variant in self.variants
         ]
+
+    @property
+    def references(self) -> list[Cell]:
+        """The runs that choose the hard trials, one on each fold, never reported."""
+        if self.hard is None:
+            return []
+        variant, seed = self.hard.reference, self.seeds[0] + REFERENCE
+        place = self.output / "cells" / variant.slug
+        return [Cell(variant, seed, place / _name(f, seed), f) for f in self.folds]
 
     def flags_of(self, fold: str) -> list[str]:
         """The training flags that all runs on a fold share."""
@@ -119,6 +147,14 @@ def shared_config(yaml: Path, flags: list[str], output: Path) -> TrainingConfig:
     return read_config([str(yaml), *flags, f"--output_folder={output}"])
 
 
+def corpus(plan: Plan, fold: str, report_only: bool = False) -> Prepared:
+    """The corpus as the runs on a fold see it; made if it is not there."""
+    place = plan.place(fold)
+    if report_only:
+        return Prepared.load(place / "data")
+    return prepare_corpus(shared_config(plan.yaml, plan.flags_of(fold), place).settings)
+
+
 def make_plan(
     yaml: Path,
     losses: list[str],
@@ -130,11 +166,16 @@ def make_plan(
     folds: str = "",
     contrasts: list[str] | None = None,
     flags: list[str] | None = None,
+    evals: dict[str, str] | None = None,
+    hard: float = 0.0,
+    hard_by: str = "",
+    hard_same: list[str] | None = None,
 ) -> Plan:
     """Check what is asked for and lay it out; seeds count up from the YAML's.
 
     ``folds`` is their number, or "2/5" for the first two of five; a contrast is
-    "ham:am", two losses or systems.
+    "ham:am", two losses or systems. A share ``hard`` of the trials makes lists of its
+    own, chosen by a run of the loss ``hard_by`` (default: the baseline).
     """
     variants = parse_variants(losses, sets or [])
     # As the training YAMLs spell their keys.
@@ -154,17 +195,34 @@ def make_plan(
             )
     pairs = [_pair(text, variants) for text in contrasts or []]
     settings = shared_config(yaml, flags, output).settings
+    if settings.eval:  # of the YAML: scored by the comparison, once
+        flags.append("--eval=")
+    if not 0 <= hard <= 0.5:
+        raise UserError(f"--hard {hard}: a share of the trials, e.g. 0.1; at most 0.5")
+    compared = _compared(baseline or variants[0].loss, variants)
     return Plan(
         yaml,
         flags,
         variants,
         [settings.seed + k for k in range(seeds)],
         output,
-        _compared(baseline or variants[0].loss, variants),
+        compared,
         _folds(folds),
         list(dict.fromkeys(pairs)),
         settings.corpus_options,
+        {**settings.eval, **(evals or {})},
+        Hard(hard, _reference(hard_by or compared, variants), tuple(hard_same or ()))
+        if hard
+        else None,
     )
+
+
+def _reference(name: str, variants: list[Variant]) -> Variant:
+    """A variant that is compared, or any other loss with its defaults."""
+    for variant in variants:
+        if name in (variant.loss, variant.label, variant.slug):
+            return variant
+    return parse_variants([name])[0]
 
 
 def _folds(text: str) -> list[str]:
@@ -197,7 +255,10 @@ def _compared(name: str, variants: list[Variant]) -> str:
 
 def configuration_hash(config: TrainingConfig) -> str:
     """A hash of everything that decides what a run gives, places aside."""
-    text = config.resolve(data_folder="corpus", output_folder="cell")
+    places: dict[str, Any] = {"data_folder": "corpus", "output_folder": "cell"}
+    if "eval" in config.plain:
+        places["eval"] = None  # other lists change no training
+    text = config.resolve(**places)
     text = re.sub(r"(?m)(^|\s)#.*$|^\s*\n", "", text)  # comments may change
     options = {
         key: repr(value)
@@ -205,6 +266,13 @@ def configuration_hash(config: TrainingConfig) -> str:
         if key not in DISPLAY_OPTIONS
     }
     return hash_text(json.dumps([text, options], sort_keys=True))
+
+
+def list_hash(one: TrialList) -> str:
+    """A hash of the manifest and the trials of a list."""
+    folder = one.prepared.folder
+    files = folder / f"{one.split}.csv", one.prepared.trials(one.split)
+    return hash_text(" ".join(hash_file(file) for file in files))
 
 
 def data_hash(prepared: Prepared) -> str:

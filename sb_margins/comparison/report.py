@@ -24,6 +24,7 @@ from sb_margins.comparison.learning import (
     speed,
     speed_table,
 )
+from sb_margins.comparison.over_lists import mean_changes
 from sb_margins.comparison.results import LAST, CellResult, Comparison, System
 from sb_margins.comparison.statistics import (
     Difference,
@@ -77,6 +78,7 @@ def write_report(
     }
     quickly = speed(histories)
     caveats = _caveats(comparison)
+    over = _over_lists(comparison, lists)
     content = {
         "title": f"Losses compared on {Path(comparison.prepared.data_root).name}",
         "comparison": comparison,
@@ -86,6 +88,7 @@ def write_report(
         "caveats": caveats,
         "training": _training_table(comparison, histories),
         "speed": speed_table(quickly) if quickly else None,
+        "over": over,
         "plots": _draw(comparison, figures),
         "learning": _draw_learning(comparison, histories, figures),
         "sweeps": _draw_sweeps(comparison, lists, replicates, figures),
@@ -94,6 +97,14 @@ def write_report(
     }
     numbers = _numbers(comparison, lists, command)
     numbers["training"] = _training_numbers(comparison, histories, quickly)
+    if over:
+        numbers["mean_over_lists"] = {
+            "lists": over["names"],
+            "changes": {
+                " against ".join(pair): {m: _known(vars(d)) for m, d in found.items()}
+                for pair, found in over["changes"].items()
+            },
+        }
     write_json(output / "report.json", numbers)
     write_text(output / "report.md", _render(content, "markdown.j2", output))
     write_text(output / "report.html", _render(content, "html.j2", output))
@@ -168,10 +179,45 @@ def _result(
         "ends": _ends_table(statistics, ends),
         "targets": int(labels.sum()),
         "nontargets": len(labels) - int(labels.sum()),
-        "speakers": sum(1 + max(int(s.max()) for s in part.sides) for part in parts),
+        "speakers": sum(len(np.unique(np.stack(part.sides))) for part in parts),
+        "note": comparison.hard[name].note if name in comparison.hard else "",
         "comparisons": len(METRICS) * len(others),
         "least_p": 2 / (replicates + 1) * most,
     }
+
+
+def _over_lists(
+    comparison: Comparison, lists: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any] | None:
+    """The mean relative change over all lists but those of hard trials."""
+    used = {n: one for n, one in lists.items() if n not in comparison.hard}
+    families = [comparison.planned, comparison.contrasts]
+    if len(used) < 2 or not any(families):
+        return None
+    changes = mean_changes(
+        {name: one["statistics"] for name, one in used.items()}, families, METRICS
+    )
+    few = next((one["few"] for one in used.values() if one["few"]), "")
+    head, rows = ["system against reference"], []
+    for metric in METRICS:
+        head += [f"{metric.label}: mean change", "95 % interval", *CHANGE[1:]]
+    for kind, pairs in zip(("planned", "exploratory"), families, strict=True):
+        for pair in pairs:
+            row = [f"{' against '.join(pair)} ({kind})"]
+            for metric in METRICS:
+                one = changes[pair][metric.name]
+                change, *judged = _difference_cells(one, not few)
+                row += [change, _percentages(one), *judged]
+            rows.append(row)
+    table = {"head": head, "rows": rows}
+    return {"names": list(used), "changes": changes, "few": few, "table": table}
+
+
+def _percentages(one: Difference) -> str:
+    """The interval of a mean relative change."""
+    if math.isnan(one.low):
+        return "-"
+    return f"{100 * one.low:+.1f} to {100 * one.high:+.1f} %"
 
 
 def _systems_table(
@@ -275,6 +321,13 @@ def _caveats(comparison: Comparison) -> list[str]:
         if (more := len(comparison.missing) - MOST_NAMED) > 0:
             missing += f"; and {more} more"
         caveats.append(f"not finished, and left out: {missing}")
+    for name in comparison.plan.evals and comparison.tests:
+        gone = [r.cell.label for r in comparison.results() if name not in r.last]
+        if gone:
+            caveats.append(
+                f"{name}: there are no scores of the last epoch of {'; '.join(gone)}, "
+                "whose checkpoint is gone"
+            )
     if typed[0].corpus == "demo":
         caveats.append(
             "the corpus is synthetic, eSpeak NG voices: it shows that everything runs; "
@@ -535,6 +588,7 @@ def _numbers(
         "planned": contrasts,
         "too_few": {name: result["few"] for name, result in lists.items()},
         "missing": comparison.missing,
+        "hard": {name: one.note for name, one in comparison.hard.items()},
         "seeds": comparison.plan.seeds,
         "folds": [fold for fold in comparison.plan.folds if fold],
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,18 @@ from typing import Any
 import numpy as np
 
 from sb_margins.comparison.cells import finished_marker
-from sb_margins.comparison.plan import Cell, Plan, data_hash
+from sb_margins.comparison.hard import HardList, hardest, known_columns
+from sb_margins.comparison.plan import Cell, Hard, Plan, data_hash, list_hash
 from sb_margins.comparison.statistics import Part
 from sb_margins.comparison.variants import Variant
 from sb_margins.data import Prepared
+from sb_margins.data.evaluation import TrialList, own_lists
 from sb_margins.data.splitting import DIVIDED
-from sb_margins.data.trials import Trials, read_trials
+from sb_margins.data.trials import Trials
 from sb_margins.errors import UserError
 from sb_margins.training.log import History, Row
 from sb_margins.training.settings import TrainingSettings
-from sb_margins.verification.bootstrap import speakers_of
-from sb_margins.verification.score_file import read_scores
+from sb_margins.verification.score_file import read_scores, write_scores
 
 LAST = ", last epoch"  # a system's label at the end of training
 
@@ -90,27 +91,57 @@ class System:
 
 @dataclass
 class Fold:
-    """The corpus as the runs on a fold see it (without folds: as all do).
+    """The corpus as the runs on a fold see it (without folds: as all do), and lists.
 
     ``trials`` and ``sides`` (speakers of both sides of each trial) are by list, dev
-    first.
+    first. Lists that share speakers have the same ``stream``, and number their speakers
+    alike, ``among`` so many.
     """
 
     prepared: Prepared
-    trials: dict[str, Trials]
-    sides: dict[str, tuple[np.ndarray, np.ndarray]]
+    lists: dict[str, TrialList]
+    trials: dict[str, Trials] = field(default_factory=dict)
+    sides: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    among: dict[str, int] = field(default_factory=dict)
+    stream: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, folder: Path) -> Fold:
-        """From what ``prepare`` wrote."""
-        fold = cls(Prepared.load(folder), {}, {})
-        for split in fold.prepared.splits[1:]:
-            if fold.prepared.has_trials(split):
-                trials = read_trials(fold.prepared.trials(split))
-                speakers = {u.id: u.spk_id for u in fold.prepared.manifest(split)}
-                fold.trials[split] = trials
-                fold.sides[split] = speakers_of(trials, speakers)
+    def load(cls, folder: Path, others: Mapping[str, TrialList]) -> Fold:
+        """From what ``prepare`` wrote, and the lists of ``--eval``."""
+        prepared = Prepared.load(folder)
+        fold = cls(prepared, own_lists(prepared) | dict(others))
+        groups: list[tuple[list[str], dict[str, None]]] = []  # lists, their speakers
+        for name in sorted(fold.lists, key=lambda name: name == "dev"):
+            one = fold.lists[name]
+            speakers = dict.fromkeys(one.speakers[u] for u in one.trials.numbered[0])
+            joined = [group for group in groups if group[1].keys() & speakers.keys()]
+            names = [*(n for group in joined for n in group[0]), name]
+            for group in joined:
+                groups.remove(group)
+                speakers = group[1] | speakers
+            groups.append((names, speakers))
+        for stream, (names, speakers) in enumerate(groups):
+            number = {speaker: k for k, speaker in enumerate(speakers)}
+            for name in names:
+                fold._add(name, fold.lists[name], number, stream)
+        fold.trials = {name: fold.trials[name] for name in fold.lists}
         return fold
+
+    def _add(
+        self, name: str, one: TrialList, number: dict[str, int], stream: int
+    ) -> None:
+        names, enrol, test = one.trials.numbered
+        of_name = np.array([number[one.speakers[n]] for n in names])
+        self.trials[name] = one.trials
+        self.sides[name] = of_name[enrol], of_name[test]
+        self.among[name], self.stream[name] = len(number), stream
+
+    def add_part(self, name: str, base: str, keep: np.ndarray) -> None:
+        """The trials of a list at which ``keep`` [N] is true, as one more list."""
+        one, two = self.sides[base]
+        self.trials[name] = self.trials[base].subset(keep)
+        self.sides[name] = one[keep], two[keep]
+        self.among[name], self.stream[name] = self.among[base], self.stream[base]
 
     def labels(self, name: str) -> np.ndarray:
         """The labels [N] of a trial list."""
@@ -121,12 +152,17 @@ class Fold:
 
 @dataclass
 class Comparison:
-    """All that a report is made of; ``missing`` are the labels of unfinished cells."""
+    """All that a report is made of.
+
+    ``missing`` are the labels of unfinished cells; ``hard`` says what the lists of hard
+    trials are.
+    """
 
     plan: Plan
     folds: dict[str, Fold]
     systems: list[System]
     missing: list[str] = field(default_factory=list)
+    hard: dict[str, HardList] = field(default_factory=dict)
 
     @property
     def prepared(self) -> Prepared:
@@ -207,51 +243,101 @@ class Comparison:
         """
         parts: dict[str, Part] = {}
         for result in self.results():
-            key = result.cell.fold if name in DIVIDED else ""
+            key = result.cell.fold if self.is_divided(name) else ""
             fold, label = self.folds[result.cell.fold], result.cell.variant.label
-            part = Part({}, fold.labels(name), fold.sides[name])
+            draws = fold.among[name], fold.stream[name]
+            part = Part({}, fold.labels(name), fold.sides[name], *draws)
             runs = parts.setdefault(key, part).runs
             runs.setdefault(label, {})[result.cell.run] = result.scores[name]
             if name in result.last:
                 runs.setdefault(label + LAST, {})[result.cell.run] = result.last[name]
         return [parts[key] for key in sorted(parts)]
 
+    def is_divided(self, name: str) -> bool:
+        """Whether the runs on each fold have a list of their own of that name."""
+        return (self.hard[name].base if name in self.hard else name) in DIVIDED
+
     def results(self) -> Iterable[CellResult]:
         return (result for system in self.systems for result in system.results)
 
 
-def load(plan: Plan) -> Comparison:
-    """Read every finished cell of a plan."""
-    folds = {fold: Fold.load(plan.place(fold) / "data") for fold in plan.folds}
+def load(plan: Plan, others: Mapping[str, Mapping[str, TrialList]]) -> Comparison:
+    """Read every finished cell of a plan; ``others``: the lists of --eval, by fold."""
+    folds = {
+        fold: Fold.load(plan.place(fold) / "data", others[fold]) for fold in plan.folds
+    }
     data = {key: data_hash(fold.prepared) for key, fold in folds.items()}
     finished: dict[Variant, list[CellResult]] = {v: [] for v in plan.variants}
-    missing = []
-    for cell in plan.cells:
+    missing, references = [], {}
+    for cell in plan.references + plan.cells:
         marker = finished_marker(cell, plan, data[cell.fold])
         if marker is None:
             missing.append(cell.label)
+            continue
+        result = _read(cell, marker, folds[cell.fold].lists)
+        if cell.seed in plan.seeds:
+            finished[cell.variant].append(result)
         else:
-            trials = folds[cell.fold].trials
-            finished[cell.variant].append(_read(cell, marker, trials))
+            references[cell.fold] = result
     systems = [System(v, results) for v, results in finished.items() if results]
     if not systems:
         raise UserError(f"no run in {plan.output} is finished: nothing to report")
-    return Comparison(plan, folds, systems, missing)
+    comparison = Comparison(plan, folds, systems, missing)
+    if plan.hard and references.keys() == folds.keys():
+        _add_hard(comparison, plan.hard, references)
+    return comparison
 
 
-def _read(cell: Cell, marker: dict[str, Any], trials: dict[str, Trials]) -> CellResult:
+def _add_hard(
+    comparison: Comparison, hard: Hard, references: Mapping[str, CellResult]
+) -> None:
+    """The hard trials of each list that is reported, as further lists."""
+    plan, folds = comparison.plan, comparison.folds
+    for base in comparison.tests:
+        name = f"{base}_hard"
+        if name in folds[plan.folds[0]].lists:
+            raise UserError(f"{name} is a list already: rename it, or leave out --hard")
+        same = known_columns(folds[plan.folds[0]].lists[base], hard)
+        one = HardList(base, hard, same)
+        for key, fold in folds.items():
+            # A list that all folds share is chosen from once.
+            first = key if base in DIVIDED else plan.folds[0]
+            scores = references[first].scores[base]
+            keep = hardest(fold.lists[base], scores, hard.share, same)
+            fold.add_part(name, base, keep)
+            if first == key:
+                one.count(fold.labels(name))
+                at = f"{name}-{key.replace('/', 'of')}" if key else name
+                path = plan.output / "hard" / f"{at}.txt"
+                write_scores(path, fold.trials[name], scores[keep])
+            for result in comparison.results():
+                if result.cell.fold == key:
+                    for ends in (result.scores, result.last):
+                        if base in ends:
+                            ends[name] = ends[base][keep]
+        comparison.hard[name] = one
+
+
+def _read(
+    cell: Cell, marker: dict[str, Any], lists: Mapping[str, TrialList]
+) -> CellResult:
     run = json.loads((cell.folder / "run.json").read_text(encoding="utf-8"))
     best: dict[str, np.ndarray] = {}
     last: dict[str, np.ndarray] = {}
     for end, scores in (("", best), ("last_", last)):
-        for name, expected in trials.items():
+        for name, one in lists.items():
             path = cell.folder / f"scores_{end}{name}.txt"
-            if not path.is_file():
+            if path.name not in marker["files"]:
                 if end:
                     continue
-                raise UserError(f"{cell.label} has no scores of the list {name}")
+                raise UserError(
+                    f"{cell.label} has no scores of the list {name}. Without "
+                    "--report-only they are made"
+                )
             scored, scores[name] = read_scores(path)
-            if scored.enrol != expected.enrol or scored.test != expected.test:
+            if (
+                (scored.enrol, scored.test) != (one.trials.enrol, one.trials.test)
+            ) or marker.get("lists", {}).get(name, list_hash(one)) != list_hash(one):
                 raise UserError(
                     f"{path} scores other trials than those of the comparison: the "
                     "results cannot be compared. Delete its folder to train it again"

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
+from speechbrain.utils.distributed import infer_device
 
-from sb_margins.comparison.cells import finished_marker, mark_finished
+from sb_margins.comparison.cells import finished_marker, mark_finished, score_others
 from sb_margins.comparison.plan import Cell, Plan
+from sb_margins.data.evaluation import TrialList
 from sb_margins.errors import UserError
 from sb_margins.messages import progress
 from sb_margins.training.log import History
@@ -48,16 +50,16 @@ def train_cells(
     of them lives, also when the comparison was killed, nobody else writes there.
     ``KeyboardInterrupt`` comes out after the runs have saved.
     """
+    cells = plan.references + plan.cells
     waiting = [
-        cell
-        for cell in plan.cells
-        if finished_marker(cell, plan, data[cell.fold]) is None
+        cell for cell in cells if finished_marker(cell, plan, data[cell.fold]) is None
     ]
-    total, todo = len(plan.cells), len(waiting)
+    total, todo = len(cells), len(waiting)
     rest = f"; {total - todo} are finished" if todo < total else ""
     folds = f"{len(plan.folds)} folds x " if plan.folds != [""] else ""
     progress(
         f"{total} runs: {len(plan.variants)} systems x {folds}{len(plan.seeds)} seeds"
+        f"{f' and {len(plan.references)} to choose hard trials' if plan.hard else ''}"
         f"{rest}; {jobs} at a time"
     )
     running: list[RunningCell] = []
@@ -83,6 +85,20 @@ def train_cells(
         stop([one.process for one in running])
         raise
     return failures
+
+
+def score_cells(
+    plan: Plan, data: Mapping[str, str], lists: Mapping[str, Mapping[str, TrialList]]
+) -> None:
+    """Score all finished cells on the lists of ``--eval``, by fold, that are new."""
+    for cell in plan.references + plan.cells if plan.evals else []:
+        marker = finished_marker(cell, plan, data[cell.fold])
+        if marker is None:
+            continue
+        options = plan.config(cell).run_opts
+        device = str(options.device or infer_device())
+        if new := score_others(cell, marker, lists[cell.fold], device):
+            progress(f"{cell.label}: scored {', '.join(new)}")
 
 
 def stop(processes: Sequence[subprocess.Popen]) -> None:

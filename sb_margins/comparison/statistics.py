@@ -9,7 +9,7 @@ two models have different scales.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ LEVEL = 0.05
 # The least that a statement of significance needs; docs/comparison.md says why.
 LEAST = {"test speakers": 20, "runs of a system": 3, "updates of a run": 300}
 POWER = 0.8
+STREAM = 1000  # between the seeds of lists without common speakers; more than folds
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,27 @@ class Part:
     """Trials of which no speaker is in another part, as judged by some runs.
 
     ``runs`` are the scores [N] of each run of each system; ``labels`` [N] and ``sides``
-    (the speakers) are of the trials.
+    (the speakers) are of the trials. Lists that share speakers number them alike,
+    ``among`` so many, and have one ``stream`` of draws; others are drawn by themselves.
     """
 
     runs: dict[str, dict[Any, np.ndarray]]
     labels: np.ndarray
     sides: Sequence[np.ndarray]
+    among: int = 0
+    stream: int = 0
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """M metrics of K runs: on all trials [K, M] and on draws [R, K, M] of speakers.
+
+    ``row_of`` numbers the runs by system, and by part with run. Some draws are NaN.
+    """
+
+    row_of: dict[str, dict[tuple[int, Any], int]]
+    full: np.ndarray
+    drawn: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -105,6 +121,7 @@ class Statistics:
 
     estimates: dict[str, dict[str, Estimate]]
     differences: dict[tuple[str, str], dict[str, Difference]]
+    draws: Drawn
 
     def between(self, system: str, reference: str) -> dict[str, Difference]:
         """The difference of two, whichever of them was the reference."""
@@ -163,17 +180,17 @@ def analyse(
             part.sides,
             metrics,
             replicates=replicates,
-            seed=SEED + number,
+            seed=SEED + number + STREAM * part.stream,
+            among=part.among or 1 + max(int(side.max()) for side in part.sides),
         )
         keys += [(system, (number, run)) for system, run in pairs]
         fold_of += [number] * len(pairs)
         values.append(full)
         draws.append(drawn)
-    least = min(len(drawn) for drawn in draws)  # a draw without non-targets is left out
-    full = np.concatenate(values)
-    drawn = np.concatenate([one[:least] for one in draws], axis=1)
+    full, every = np.concatenate(values), np.concatenate(draws, axis=1)
+    drawn = possible(every)
     folds = np.array(fold_of)
-    row_of: dict[str, dict[Any, int]] = {}
+    row_of: dict[str, dict[tuple[int, Any], int]] = {}
     for row, (system, run) in enumerate(keys):
         row_of.setdefault(system, {})[run] = row
     estimates: dict[str, dict[str, Estimate]] = {}
@@ -183,17 +200,39 @@ def analyse(
             metric.name: estimate(full[rows, m], drawn[:, rows, m], folds[rows])
             for m, metric in enumerate(metrics)
         }
+
+    def compare(system: str, reference: str, m: int) -> Difference:
+        common = [run for run in row_of[system] if run in row_of[reference]]
+        one = [row_of[system][run] for run in common]
+        two = [row_of[reference][run] for run in common]
+        both = full[one, m], full[two, m], drawn[:, one, m], drawn[:, two, m]
+        return difference(*both, folds[one])
+
+    differences = corrected(families, metrics, compare)
+    return Statistics(estimates, differences, Drawn(row_of, full, every))
+
+
+def possible(draws: np.ndarray) -> np.ndarray:
+    """The draws [R, ...] in which no value is NaN."""
+    return draws[~np.isnan(draws).any(axis=tuple(range(1, draws.ndim)))]
+
+
+def corrected(
+    families: Sequence[Sequence[tuple[str, str]]],
+    metrics: Sequence[Metric],
+    compare: Callable[[str, str, int], Difference],
+) -> dict[tuple[str, str], dict[str, Difference]]:
+    """The differences of all contrasts, with Holm's correction within each family.
+
+    ``compare`` takes a system, its reference and the number of a metric.
+    """
     differences: dict[tuple[str, str], dict[str, Difference]] = {}
     for contrasts in families:
-        family: list[tuple[tuple[str, str], str, Difference]] = []
-        for system, reference in contrasts:
-            common = [run for run in row_of[system] if run in row_of[reference]]
-            one = [row_of[system][run] for run in common]
-            two = [row_of[reference][run] for run in common]
-            for m, metric in enumerate(metrics):
-                both = full[one, m], full[two, m], drawn[:, one, m], drawn[:, two, m]
-                found = difference(*both, folds[one])
-                family.append(((system, reference), metric.name, found))
+        family = [
+            (contrast, metric.name, compare(*contrast, m))
+            for contrast in contrasts
+            for m, metric in enumerate(metrics)
+        ]
         corrected = holm([found.p_value for *_, found in family])
         # Holm's first step: the level for the largest difference of a family.
         needed = normal.ppf(1 - LEVEL / 2 / max(1, len(family))) + normal.ppf(POWER)
@@ -201,7 +240,7 @@ def analyse(
             differences.setdefault(contrast, {})[name] = replace(
                 found, p_holm=p_holm, visible=float(needed) * found.error
             )
-    return Statistics(estimates, differences)
+    return differences
 
 
 def pooled(values: np.ndarray, folds: np.ndarray) -> np.ndarray:

@@ -97,10 +97,23 @@ def _head(text: str, path: Path) -> nn.Module | None:
     return head
 
 
-def read_results(results_dir: str | Path) -> TrainedParts:
+def read_epoch(results_dir: str | Path, epoch: float) -> TrainedParts | None:
+    """`read_results` with the weights after an epoch; None if they are gone."""
+    for path in sorted((Path(results_dir) / "save").glob("CKPT*")):
+        meta = _meta(path)
+        whole = meta.get("end-of-epoch") and (path / "COMPLETE").is_file()
+        if whole and meta.get("epoch") == epoch and "mean_of" not in meta:
+            return read_results(results_dir, path)
+    return None
+
+
+def read_results(
+    results_dir: str | Path, checkpoint: Path | None = None
+) -> TrainedParts:
     """The model in a results folder, built by the safe reader.
 
-    Raises ``UserError`` when it is not such a folder, or its weights are damaged.
+    ``checkpoint`` is one of its checkpoints; default: the best. Raises ``UserError``
+    when it is not such a folder, or its weights are damaged.
     """
     folder = Path(results_dir)
     described = folder / "hyperparams.yaml"
@@ -115,7 +128,7 @@ def read_results(results_dir: str | Path) -> TrainedParts:
     absent = [name for name in modules if not isinstance(modules[name], nn.Module)]
     if absent:
         raise UserError(f"{described} does not describe {', '.join(absent)}")
-    checkpoint = best_checkpoint(folder / "save")
+    checkpoint = checkpoint or best_checkpoint(folder / "save")
     load_encoder_weights(checkpoint, modules)
     values = {"sample_rate": built.get("sample_rate", 16000)}
     for name in ABOUT:

@@ -270,11 +270,12 @@ def _split_flags(words: list[str]) -> tuple[dict[str, Any], list[str]]:
             continue
         if not equals and not followed:
             raise UserError(f"--{flag} needs a value")
-        if flag == "eval":  # any number of words, any number of times
+        if flag == "eval":  # any number of words and times; empty: none
             named = [text] if equals else []
             while not equals and remaining and not remaining[0].startswith("--"):
                 named.append(remaining.pop(0))
-            values[flag] = {**values.get(flag, {}), **named_folders(named)}
+            before = values.get(flag) or {}
+            values[flag] = {**before, **named_folders(named)} if named != [""] else None
             continue
         value = text if equals else remaining.pop(0)
         try:

@@ -8,6 +8,7 @@ non-target trial of speakers a and b weighs m_a * m_b.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -158,15 +159,18 @@ def resample(
     *,
     replicates: int = REPLICATES,
     seed: int = SEED,
+    among: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """M metrics of K systems' scores [N] under the same draws of speakers.
 
     Returns the values on all trials [K, M] and on each draw [R, K, M]; a draw of one
-    speaker again and again has no non-target trials and is left out.
+    speaker again and again has no non-target trials and is left out. Speakers are drawn
+    ``among`` so many, of which only some are in the trials; impossible draws are then
+    NaN: lists that share speakers keep their draws side by side.
     """
     if replicates < 2:
         raise UserError(f"a bootstrap needs at least 2 replicates, not {replicates}")
-    speakers = 1 + max(int(np.max(side)) for side in sides)
+    speakers = among or 1 + max(int(np.max(side)) for side in sides)
     if speakers < 2:
         raise UserError("a bootstrap over speakers needs at least two speakers")
     ranked = [SortedTrials(scores, labels) for scores in systems]
@@ -179,6 +183,8 @@ def resample(
         if weights[is_target].any() and weights[~is_target].any():
             points = [system.points(weights) for system in ranked]
             drawn.append([[metric(p) for metric in metrics] for p in points])
+        elif among:
+            drawn.append([[math.nan] * len(metrics)] * len(ranked))
     return full, np.array(drawn).reshape(-1, len(systems), len(metrics))
 
 

@@ -11,18 +11,20 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from corpus_trees import sitw
 
 from sb_margins import select
 from sb_margins.cli import main as cli
 from sb_margins.commands.demo import SMALLEST
 from sb_margins.comparison import report, run
 from sb_margins.comparison.cells import mark_finished
-from sb_margins.comparison.plan import make_plan
+from sb_margins.comparison.plan import configuration_hash, make_plan
 from sb_margins.comparison.statistics import LEAST
 from sb_margins.data import Prepared
 from sb_margins.files import locked
 from sb_margins.select import hparams_dir
 from sb_margins.training.brain import SpeakerBrain
+from sb_margins.training.config import read_config
 from sb_margins.training.log import History
 from sb_margins.verification.metrics import eer
 from sb_margins.verification.score_file import read_scores
@@ -343,9 +345,130 @@ def test_other_folds_or_settings_are_refused(folded, runner, capsys):
     assert "lr was 0.002, now 0.5" in capsys.readouterr().err
     assert cli([*argv, "--corpus_options={eval_utterances: 2}"]) == 2
     assert "corpus_options was" in capsys.readouterr().err
-    assert cli([*argv, "--report-only"]) == 2, "its corpus was prepared otherwise"
-    assert "on other data" in capsys.readouterr().err
+    prepared = json.loads((out / "folds/1of3/data/prepare.json").read_text())
+    assert prepared["options"]["eval_utterances"] == 20, "not prepared anew"
     assert len(runner.ran) == count
+
+
+@pytest.fixture(scope="module")
+def listed(compared, corpus, runner, tmp_path_factory):
+    """A finished comparison with other lists and hard trials added."""
+    place = tmp_path_factory.mktemp("listed")
+    out, seen = place / "out", len(runner.ran)
+    shutil.copytree(compared, out)
+    for checkpoint in (out / "cells" / "am" / "1987" / "save").iterdir():
+        shutil.rmtree(checkpoint)
+    again = compared / "data" / "trials_test.txt"  # the same trials, by another name
+    argv = compare_argv(corpus, out, "am,ham", "--eval", f"again={again}")
+    argv += [f"--eval=sitw={sitw(place / 'sitw')}", "--no-geometry"]
+    argv += ["--hard=0.5", "--hard-by=softmax", "--hard-same=gender"]
+    assert cli(argv) == 0
+    return out, argv, runner.ran[seen:]
+
+
+def test_a_new_list_trains_nothing_and_a_hard_one_its_reference(listed, runner, capsys):
+    out, argv, ran = listed
+    assert ran == ["softmax, seed 1001986"]
+    kept = {p: p.stat().st_mtime_ns for p in out.glob("cells/*/*/*")}
+    assert cli([*argv, "--report-only"]) == cli(argv) == 0
+    assert {p: p.stat().st_mtime_ns for p in out.glob("cells/*/*/*")} == kept
+    assert len(runner.ran) and runner.ran[-1] == ran[0], "nor is anything scored twice"
+    assert "checkpoint is gone" in capsys.readouterr().out
+
+
+def test_models_that_are_read_back_score_as_at_the_end_of_training(listed):
+    out, _, _ = listed
+    for loss, seed in (("am", 1986), ("ham", 1986), ("am", 1987), ("ham", 1987)):
+        folder = out / "cells" / loss / str(seed)
+        marker = json.loads((folder / "finished.json").read_text())
+        assert set(marker["lists"]) == {"again", "sitw_dev", "sitw_test"}
+        for end in ("", "last_"):
+            path = folder / f"scores_{end}again.txt"
+            if end and (loss, seed) == ("am", 1987):
+                assert not path.exists() and path.name not in marker["files"]
+                continue
+            _, expected = read_scores(folder / f"scores_{end}test.txt")
+            assert read_scores(path)[1] == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_mean_over_lists(listed):
+    """Lists of the same speakers are drawn together."""
+    out, _, _ = listed
+    numbers = json.loads((out / "report.json").read_text())
+    lists, over = numbers["lists"], numbers["mean_over_lists"]
+    assert over["lists"] == ["test", "again", "sitw_dev", "sitw_test"]
+    for metric, mean in over["changes"]["ham against am"].items():
+        changes = [lists[name]["ham"][metric]["change"] for name in over["lists"]]
+        if None not in changes:
+            assert mean["change"] == pytest.approx(np.mean(changes))
+        one, two = (lists[name]["ham"][metric] for name in ("test", "again"))
+        assert one == pytest.approx(two, abs=1e-4)
+    text = (out / "report.md").read_text()
+    assert "## Over all lists" in text and "| ham against am (exploratory) | " in text
+
+
+def test_hard_trials_are_those_of_the_reference(listed):
+    out, _, _ = listed
+    whole, scores = read_scores(out / "cells/softmax/1001986/scores_test.txt")
+    part, chosen = read_scores(out / "hard" / "test_hard.txt")
+    assert {1, 0} == set(part.labels)
+    hardest = np.sort(scores[whole.labels == 1])[: (part.labels == 1).sum()]
+    assert np.sort(chosen[part.labels == 1]) == pytest.approx(hardest)
+    assert len(hardest) == round(0.5 * (whole.labels == 1).sum())
+    gender = {name: "fm"[int(name[3]) % 2] for name in whole.utterances}
+    alike = np.array([gender[e] == gender[t] for _, e, t in whole])
+    others = np.sort(scores[(whole.labels == 0) & alike])[::-1]
+    impostors = np.sort(chosen[part.labels == 0])[::-1]
+    assert impostors == pytest.approx(others[: round(0.5 * len(others))])
+    numbers = json.loads((out / "report.json").read_text())
+    assert {"test_hard", "again_hard"} < set(numbers["lists"])
+    assert set(numbers["lists"]["test_hard"]) == set(numbers["lists"]["test"])
+    trials, values = read_scores(out / "cells/am/1986/scores_test.txt")
+    of = dict(zip(zip(trials.enrol, trials.test, strict=True), values, strict=True))
+    mine = [of[pair] for pair in zip(part.enrol, part.test, strict=True)]
+    both = [numbers["lists"]["test_hard"]["am"]["eer"]["mean"], eer(mine, part.labels)]
+    _, other = read_scores(out / "cells/am/1987/scores_test.txt")
+    of = dict(zip(zip(trials.enrol, trials.test, strict=True), other, strict=True))
+    mine = [of[pair] for pair in zip(part.enrol, part.test, strict=True)]
+    assert both[0] == pytest.approx(np.mean([both[1], eer(mine, part.labels)]))
+    note = "the hardest 50 % of test for a run of softmax that is not compared"
+    assert numbers["hard"]["test_hard"].startswith(note)
+    assert note in (out / "report.md").read_text()
+
+
+def test_other_lists_of_a_name_are_refused(listed, compared, runner, tmp_path, capsys):
+    out, argv, _ = listed
+    count = len(runner.ran)
+    other = compared / "data" / "trials_dev.txt"
+    for words, message in (
+        ([f"--eval=again={other}"], "was scored on another list of that name"),
+        ([f"--eval=again={other}", "--report-only"], "scores other trials"),
+        ([f"--eval=new={other}", "--report-only"], "has no scores of the list new"),
+        ([f"--eval=test={other}"], "a name that the run's own corpus has"),
+        (["--eval=new=/nowhere"], "--eval new: no such folder"),
+        (["--hard=0.1", "--hard-same=language"], "no manifest of a list has"),
+    ):
+        wanted = [w for w in argv if "again" not in w and w != "--eval"]
+        wanted = [w for w in wanted if not w.startswith(("--hard", "--eval"))]
+        if "language" in words[-1]:
+            words = [*words, "--hard-by=softmax"]
+        assert cli([*wanted, *words]) == 2, words
+        assert message in capsys.readouterr().err
+    assert len(runner.ran) == count
+
+
+def test_other_lists_are_no_part_of_a_runs_configuration(corpus, tmp_path):
+    yaml = tmp_path / "mine.yaml"
+    yaml.write_text(f"base: {YAML}\neval: {{a: /x}}\n")
+    flags = [f"--data_folder={corpus}"]
+    plan = make_plan(yaml, ["am"], 1, tmp_path, flags=flags, evals={"b": "/y"})
+    assert plan.evals == {"a": "/x", "b": "/y"}
+    (cell,) = plan.cells
+    assert plan.config(cell).settings.eval == {}, "the comparison scores them"
+    argv = [word for word in plan.train_argv(cell) if word != "--eval="]
+    other = read_config([*argv, "--eval", "c=/z", "d=/w", "--eval=e=/v"])
+    assert list(other.settings.eval) == ["a", "c", "d", "e"]
+    assert configuration_hash(other) == configuration_hash(plan.config(cell))
 
 
 def test_the_demo_corpus_at_its_smallest(runner, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm as normal, t as student
 
+from sb_margins.comparison.over_lists import mean_changes
 from sb_margins.comparison.statistics import (
     LEAST,
     Difference,
@@ -370,3 +371,51 @@ def test_the_least_numbers_are_those_of_the_documents():
     text = " ".join(page.read_text(encoding="utf-8").split())
     assert f"**{speakers} test speakers, {runs} runs of each system and" in text
     assert f"and {updates} updates of each run** on" in text
+
+
+def of_lists(shared, trials, scores, replicates=400):
+    """Two lists of the same three runs, of the same or of other speakers."""
+    runs = {k: ("", k) for k in range(3)}
+    made = {name: [scores(q) for _ in runs] for name, q in (("am", 1), ("ham", 1.3))}
+    lists = {}
+    for number in range(2):
+        if number and not shared:
+            made = {n: [scores(1 + 0.3 * (n == "ham")) for _ in runs] for n in made}
+        systems = {n: dict(zip(runs.values(), v, strict=True)) for n, v in made.items()}
+        part = Part(systems, *trials, stream=0 if shared else number)
+        lists[str(number)] = analyse([part], [[("ham", "am")]], [EER], replicates)
+    mean = mean_changes(lists, [[("ham", "am")]], [EER])["ham", "am"]["eer"]
+    return [one.differences["ham", "am"]["eer"] for one in lists.values()], mean
+
+
+def test_the_mean_over_lists_of_the_same_speakers_is_no_surer(trials, scores):
+    (one, two), mean = of_lists(True, trials, scores)
+    assert one == two
+    for key in ("change", "p_value", "error", "p_holm"):
+        assert getattr(mean, key) == pytest.approx(getattr(one, key))
+    assert mean.low < mean.change < mean.high
+
+
+def test_the_mean_over_lists_of_other_speakers_is_surer(trials, scores):
+    (one, two), mean = of_lists(False, trials, scores)
+    assert mean.change == pytest.approx((one.change + two.change) / 2)
+    alone = np.hypot(one.error, two.error) / 2
+    assert mean.error == pytest.approx(alone, rel=0.35)
+    assert mean.error < 0.9 * min(one.error, two.error)
+
+
+def test_speakers_that_are_not_on_a_list_are_drawn_with_it(trials, scores):
+    """Without them, the draws of two lists would be of other speakers."""
+    v = scores(1.0)
+    few, (one, two) = (trials[1][0] < 4) & (trials[1][1] < 4), trials[1]
+    part = trials[0][few], (one[few], two[few])
+    full, drawn = resample([v[few]], *part, [EER], replicates=50, among=20)
+    assert len(drawn) == 50 and np.isnan(drawn).any() and np.isfinite(full).all()
+    for times, row in zip(draws(20, 50, 1986), drawn[:, 0, 0], strict=True):
+        weight = np.where(part[0], times[part[1][0]], times[one[few]] * times[two[few]])
+        both = [weight[part[0] == k].sum() for k in (0, 1)]
+        if not all(both):
+            assert np.isnan(row)
+            continue
+        expected = eer(np.repeat(v[few], weight), np.repeat(part[0], weight))
+        assert row == pytest.approx(expected)
