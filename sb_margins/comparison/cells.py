@@ -121,12 +121,13 @@ def score_others(
     model = SpeakerVerifier.from_hparams(
         str(cell.folder / "model"), run_opts={"device": device}
     )
-    best = score_lists(model.encoder, model.similarity, new, device)
+    similarity = model.similarity.cpu()  # scores are computed there
+    best = score_lists(model.encoder, similarity, new, device)
     last = {}
     ended = History(cell.folder / "history.csv").rows[-1]["epoch"]
     if parts := read_epoch(cell.folder, ended):
         encoder = SpeakerEncoder.from_modules(parts.modules, model.sample_rate).eval()
-        similarity = similarity_of(parts.head) if parts.head else model.similarity
+        similarity = similarity_of(parts.head) if parts.head else similarity
         last = best
         if encoder.fingerprint(similarity) != model.fingerprint:
             last = score_lists(encoder.to(device), similarity, new, device)

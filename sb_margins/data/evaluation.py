@@ -43,7 +43,7 @@ class TrialList:
         assert labels is not None, "prepared lists have labels"
         return labels
 
-    @property
+    @cached_property
     def speakers(self) -> dict[str, str]:
         """The speaker of each utterance."""
         return {u.id: u.spk_id for u in self.manifest}
