@@ -30,7 +30,11 @@ import torch
 import torch.nn.functional as F
 from measure import is_cuda, keep_freed, peak_bytes, setting, table, take_turns
 
-from sb_margins.classifiers import CosineClassifier, PoincareClassifier
+from sb_margins.classifiers import (
+    AdjustedCosineClassifier,
+    CosineClassifier,
+    PoincareClassifier,
+)
 from sb_margins.head import Head
 from sb_margins.losses import (
     AAMSoftmax,
@@ -39,6 +43,7 @@ from sb_margins.losses import (
     HAMSoftmax,
     HSoftmax,
     RealAMSoftmax,
+    SphereFace2,
 )
 
 SHAPES = [(256, 192, 5994), (256, 192, 17982), (128, 256, 100_000)]
@@ -83,7 +88,7 @@ class Data:
         """One step of a module with weights of this size."""
         module.to(self.device)
         with torch.no_grad():
-            for weight in module.parameters():
+            for weight in (w for w in module.parameters() if w.dim() == 2):
                 same = weight.shape == self.weight.shape
                 weight.copy_(self.weight if same else self.weight.t())
 
@@ -94,6 +99,8 @@ def ours(data: Data, geometry: str, loss, mode: str = "store", c: float = 3.0) -
     """A Head, or the two modules of a stock recipe."""
     if geometry == "cosine":
         classify: torch.nn.Module = CosineClassifier(data.size, data.classes)
+    elif geometry == "adjusted":
+        classify = AdjustedCosineClassifier(data.size, data.classes, bias=0.3)
     else:
         classify = PoincareClassifier(data.size, data.classes, c)
     if mode == "split":
@@ -113,6 +120,19 @@ def normalised(data: Data) -> Step:
     def loss(x, y):
         cos = F.linear(F.normalize(x), F.normalize(layer.weight))
         return F.cross_entropy(30 * cos, y)
+
+    return data.step(layer, loss)
+
+
+def sphereface2_as_written(data: Data) -> Step:
+    layer = torch.nn.Linear(data.size, data.classes, bias=False)
+    layer.register_parameter("b", torch.nn.Parameter(torch.tensor(9.6)))
+
+    def loss(x, y):
+        cos = F.linear(F.normalize(x), F.normalize(layer.weight))
+        z = 32 * (2 * ((cos + 1) / 2) ** 3 - 1) + layer.b
+        own, other = 0.7 * F.softplus(6.4 - z), 0.3 * F.softplus(z + 6.4)
+        return torch.where(F.one_hot(y, cos.shape[1]) > 0, own, other).sum(1).mean()
 
     return data.step(layer, loss)
 
@@ -203,6 +223,11 @@ def candidates(data: Data) -> dict[str, Callable[[], Step]]:
         "AS": lambda: ours(data, "cosine", ASSoftmax()),
         "H": lambda: ours(data, "ball", HSoftmax(), c=5.0),
         "HAM": lambda: ours(data, "ball", HAMSoftmax()),
+        "SphereFace2 as written": lambda: sphereface2_as_written(data),
+        "SphereFace2": lambda: ours(data, "adjusted", SphereFace2()),
+        "SphereFace2, recomputed": lambda: ours(
+            data, "adjusted", SphereFace2(), "again"
+        ),
         "AAM, recomputed": lambda: ours(data, "cosine", AAMSoftmax(), "again"),
         "Real-AM zero, recomputed": lambda: ours(
             data, "cosine", RealAMSoftmax(), "again"

@@ -84,7 +84,17 @@ def test_cosines(scale, tile, branch):
 def test_decisions_of_their_own(scale, bias, branch):
     """Sums of softplus from 1e-18 to 2,400,000."""
     classifier = AdjustedCosineClassifier(SIZE, CLASSES, bias=bias)
-    compare(classifier, SphereFace2(0.2, scale), 7)
+    loss = SphereFace2(0.2, scale)
+    compare(classifier, loss, 7)
+    x, labels = poles(classifier)
+    z = scale * classifier(x)[:, 0]
+    own = torch.nn.functional.one_hot(labels, CLASSES) > 0
+    right = 0.7 * torch.nn.functional.softplus(0.2 * scale - z, threshold=700)
+    wrong = 0.3 * torch.nn.functional.softplus(0.2 * scale + z, threshold=700)
+    expected = torch.where(own, right, wrong).sum(1)
+    for head in (Head(classifier, loss, tile=7), Head(classifier, loss)):
+        value = head(x, labels, reduction="none")
+        torch.testing.assert_close(value, expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("margin", [-1.5, 0.3, 0.4, 1.0, 2.0])

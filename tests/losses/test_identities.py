@@ -371,9 +371,12 @@ def test_29_no_adjustment_is_the_cosine():
     assert torch.equal(bent.adjusted(ends).detach(), ends)
 
 
-@pytest.mark.parametrize("classes, balance", [(2, 0.7), (5994, 0.7), (9, 0.05)])
-def test_30_the_first_bias_has_the_least_loss(classes, balance):
-    settings = {"margin": 0.2, "scale": 32.0, "balance": balance}
+@pytest.mark.parametrize(
+    "classes, balance, scale",
+    [(2, 0.7, 32.0), (2, 0.7, 99.0), (5994, 0.7, 32.0), (9, 0.05, 32.0)],
+)
+def test_30_the_first_bias_has_the_least_loss(classes, balance, scale):
+    settings = {"margin": 0.2, "scale": scale, "balance": balance}
     b = balanced_bias(classes, t=3, **settings)
     loss, label = SphereFace2(**settings), torch.tensor([0])
 

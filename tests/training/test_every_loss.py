@@ -10,6 +10,7 @@ from sb_margins import select
 from sb_margins.cli import main as cli
 from sb_margins.errors import UserError
 from sb_margins.inference import export_results
+from sb_margins.training import crops
 from sb_margins.training.config import read_config
 from sb_margins.training.run import run
 
@@ -17,12 +18,23 @@ STEP = ["--number_of_epochs=1", "--crops_per_utterance=1", "--batch_size=16"]
 
 
 @pytest.mark.parametrize("name", select.names())
-def test_a_step_and_an_exported_model(name, tiny_corpus, tmp_path):
+def test_a_step_and_an_exported_model(name, tiny_corpus, tmp_path, monkeypatch):
+    batches = []
+
+    def collate(items):
+        batches.append(crops.collate(items))
+        return batches[-1]
+
+    monkeypatch.setattr("sb_margins.training.run.collate", collate)
     out = tmp_path / "run"
     trained = run(read_config(flags(tiny_corpus, out, *STEP, f"--loss={name}")))
     assert [row["epoch"] for row in trained.history.rows] == [0, 1]
     assert torch.isfinite(torch.tensor(trained.history.rows[1]["loss"]))
     assert 0 <= trained.history.rows[1]["accuracy"] <= 1
+    each = select.settings(name).get("utterances_per_speaker", 1)
+    for batch in batches:
+        rows = batch.labels.reshape(-1, each)
+        assert (rows == rows[:, :1]).all()
     head = trained.hparams["head"].state_dict()
     assert head.keys() == weights(out)["head"].keys()
     text = (export_results(out, tmp_path / "model") / "hyperparams.yaml").read_text()
