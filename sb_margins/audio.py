@@ -21,6 +21,7 @@ import numpy as np
 import soundfile
 
 from sb_margins.errors import UserError
+from sb_margins.speech import speech_rule, speech_seconds
 
 SAMPLE_RATE = 16000
 LONGEST = 300.0  # seconds that are read of a recording; memory grows with the length
@@ -51,6 +52,8 @@ class Recording:
     notes : list of str
         What makes it a poor recording, each the end of a sentence about the file;
         empty for a good one.
+    speech : float, optional
+        Seconds of speech in it, where a `SpeechGate` asked for them.
 
     Example
     -------
@@ -62,11 +65,32 @@ class Recording:
     wav: np.ndarray
     rate: int
     notes: list[str] = field(default_factory=list)
+    speech: float | None = None
 
     @property
     def seconds(self) -> float:
         """Its length in seconds."""
         return len(self.wav) / self.rate
+
+
+class SpeechGate(NamedTuple):
+    """How much speech a recording must hold, in seconds, see `sb_margins.speech`.
+
+    Below ``refuse`` it is unusable, below ``warn`` it gets a note. A score of a
+    recording without a voice means nothing, and may be high.
+    """
+
+    refuse: float = 0.5
+    warn: float = 3.0
+
+    def judge(self, path: Path, speech: float) -> list[str]:
+        """Notes on so many seconds of speech; a UserError when they are too few."""
+        if speech < self.refuse:
+            raise UserError(
+                f"{path} holds {speech:.2f} s of speech by {speech_rule()}; at least "
+                f"{self.refuse:g} s are needed (--least-speech)"
+            )
+        return [f"holds only {speech:.1f} s of speech"] if speech < self.warn else []
 
 
 class AudioInfo(NamedTuple):
@@ -94,6 +118,7 @@ def read_recording(
     *,
     start: float = 0.0,
     seconds: float | None = None,
+    gate: SpeechGate | None = None,
 ) -> Recording:
     """Read a recording of any format, and say what is wrong with it.
 
@@ -110,6 +135,8 @@ def read_recording(
         Where to begin, in seconds.
     seconds : float, optional
         How much to read. Default: to the end, at most 300 s.
+    gate : SpeechGate, optional
+        How much speech it must hold. Default: that is not looked at.
 
     Returns
     -------
@@ -120,7 +147,8 @@ def read_recording(
     ------
     UserError
         When the file is unusable: not there, not audio, a header out of range,
-        shorter than 0.2 s, silent, or with samples that are NaN or infinite.
+        shorter than 0.2 s, silent, with samples that are NaN or infinite, or with
+        less speech than ``gate`` wants.
 
     Example
     -------
@@ -153,11 +181,16 @@ def read_recording(
         notes.append(f"has a bandwidth of {decoded.rate / 2000:g} kHz only")
     if length < SHORT:
         notes.append(f"is only {length:.2f} s long")
-    else:
+    elif gate is None:
         sounding = _sounding_seconds(mono, decoded.rate)
         if sounding < SHORT / 2:
             notes.append(f"has only {sounding:.2f} s of sound")
-    return Recording(path, resample(mono, decoded.rate, rate), rate, notes)
+    wav, speech = resample(mono, decoded.rate, rate), None
+    if gate is not None:
+        at_16k = wav if rate == SAMPLE_RATE else resample(wav, rate, SAMPLE_RATE)
+        speech = speech_seconds(at_16k)
+        notes += gate.judge(path, speech)
+    return Recording(path, wav, rate, notes, speech)
 
 
 def load_audio(

@@ -9,14 +9,14 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional, arg
 
-from sb_margins.commands.model import DEFAULT_SET, ModelSettings, print_notes
+from sb_margins.commands.model import DEFAULT_SET, VoiceSettings, print_notes
 from sb_margins.commands.options import Formerly, parse
 from sb_margins.errors import UserError
 from sb_margins.files import locked
 
 
 @dataclass(kw_only=True)
-class EnrollSettings(ModelSettings):
+class EnrollSettings(VoiceSettings):
     """Keep the voice of a speaker, for identify."""
 
     name: Annotated[Positional[str | None], arg(metavar="NAME")] = None

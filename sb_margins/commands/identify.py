@@ -9,13 +9,13 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from sb_margins.commands.model import DEFAULT_SET, ModelSettings, print_notes
+from sb_margins.commands.model import DEFAULT_SET, VoiceSettings, print_notes
 from sb_margins.commands.options import Formerly, parse
 from sb_margins.errors import UserError, printable
 
 
 @dataclass(kw_only=True)
-class IdentifySettings(ModelSettings):
+class IdentifySettings(VoiceSettings):
     """Which enrolled speaker is it?"""
 
     files: Annotated[Positional[list[str]], arg(metavar="FILE ...")]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from sb_margins.errors import printable
+from sb_margins.errors import UserError, printable
 
 if TYPE_CHECKING:
     from sb_margins.inference.verifier import SpeakerVerifier
@@ -42,6 +42,27 @@ class ModelSettings:
         return SpeakerVerifier.from_hparams(
             self.model, trust=self.trust, run_opts=run_opts
         )
+
+
+@dataclass(kw_only=True)
+class VoiceSettings(ModelSettings):
+    """The model of a verb that judges voices, and how much speech it wants."""
+
+    least_speech: float = 0.5
+    """Refuse recordings with fewer seconds of speech."""
+    warn_speech: float = 3.0
+    """Note recordings with fewer seconds of speech."""
+
+    def load(self) -> SpeakerVerifier:
+        """The model, with its gate; none where both are 0."""
+        from sb_margins.audio import SpeechGate
+
+        if not (self.least_speech >= 0 and self.warn_speech >= 0):
+            raise UserError("--least-speech and --warn-speech must be 0 or more")
+        model = super().load()
+        if self.least_speech or self.warn_speech:
+            model.gate = SpeechGate(self.least_speech, self.warn_speech)
+        return model
 
 
 def print_notes(notes: Mapping[str, Sequence[str]]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from sb_margins.audio import SpeechGate
 from sb_margins.commands.model import ModelSettings
 from sb_margins.commands.verify_settings import VerifySettings, read_settings
 from sb_margins.data.evaluation import TrialList, other_lists
@@ -175,6 +176,7 @@ def load_embedder(settings: VerifySettings) -> Embedder:
         precision=settings.precision,
         batch_seconds=settings.batch_seconds,
         skip_bad=settings.skip_bad,
+        gate=SpeechGate(0, 0) if "speech" in settings.quality else None,
     )
 
 

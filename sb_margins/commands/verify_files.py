@@ -9,13 +9,13 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from sb_margins.commands.model import ModelSettings, print_notes
+from sb_margins.commands.model import VoiceSettings, print_notes
 from sb_margins.commands.options import parse
 from sb_margins.errors import UserError, printable
 
 
 @dataclass(kw_only=True)
-class VerifyFilesSettings(ModelSettings):
+class VerifyFilesSettings(VoiceSettings):
     """Do two recordings hold the same voice?
 
     With more than two files, all but the last are of one known speaker.

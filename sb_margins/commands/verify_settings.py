@@ -79,10 +79,10 @@ class VerifySettings(FigureSettings):
     """Dimension of PLDA's speaker space."""
     calibrate_on: str | None = None
     """The list on which scores become log-likelihood ratios (for the last prior)."""
-    quality: list[Literal["duration", "magnitude", "cohort"]] = field(
+    quality: list[Literal["duration", "speech", "magnitude", "cohort"]] = field(
         default_factory=list
     )
-    """Quality measures of the calibration."""
+    """Quality measures of the calibration; speech: as --least-speech counts it."""
     json: bool = False
     """Print JSON instead of the table."""
 
@@ -117,8 +117,8 @@ class VerifySettings(FigureSettings):
             "quality measure cohort needs norm s or as": (
                 "cohort" in self.quality and self.norm not in ("s", "as")
             ),
-            "quality measure duration needs audio, not --embeddings": (
-                "duration" in self.quality and self.embeddings
+            "quality measures duration and speech need audio, not --embeddings": (
+                {"duration", "speech"} & set(self.quality) and self.embeddings
             ),
         }
         for message, is_wrong in problems.items():

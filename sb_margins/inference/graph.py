@@ -179,6 +179,12 @@ def export_torch(verifier: SpeakerVerifier, path: str | Path) -> Path:
     ------
     UserError
         For another suffix, or a network that torch cannot export.
+
+    Example
+    -------
+    >>> from sb_margins.inference import SpeakerVerifier
+    >>> model = SpeakerVerifier.from_hparams("my_model")  # doctest: +SKIP
+    >>> export_torch(model, "speaker.pt2")  # doctest: +SKIP
     """
     path = _target(path, ".pt2")
     program = _program(verifier)

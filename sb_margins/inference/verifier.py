@@ -14,7 +14,7 @@ import torch
 from speechbrain.inference.speaker import SpeakerRecognition
 from torch import Tensor, nn
 
-from sb_margins.audio import Recording, read_recording
+from sb_margins.audio import Recording, SpeechGate, read_recording
 from sb_margins.encoder import SpeakerEncoder
 from sb_margins.errors import UserError, printable
 from sb_margins.files import locked
@@ -57,6 +57,8 @@ class SpeakerVerifier(SpeakerRecognition):
 
     Embeddings have shape [B, D] whatever the network. ``warnings`` lists what to know
     before trusting a decision (e.g. synthetic training voices); they are logged once.
+    ``gate`` (None) may be set to a `sb_margins.audio.SpeechGate`, as the verbs do:
+    files with too little speech are then refused.
 
     Arguments
     ---------
@@ -91,6 +93,7 @@ class SpeakerVerifier(SpeakerRecognition):
         self.similarity = _similarity(settings.get("similarity")).to(self.device)
         self.thresholds = checked_thresholds(settings.get("thresholds"))
         self.calibration = checked_calibration(settings.get("calibration"))
+        self.gate: SpeechGate | None = None
         self._warned = False
         self.warnings = checked_warnings(settings.get("warnings"), self.thresholds)
         self.fingerprint = self.encoder.fingerprint(self.similarity)
@@ -239,6 +242,7 @@ class SpeakerVerifier(SpeakerRecognition):
                 model=self.fingerprint,
                 device=self.device,
                 progress=False,
+                gate=self.gate,
             )
 
     def encode_files(

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -27,6 +28,7 @@ from sb_margins.audio import (
     LONGEST,
     SAMPLE_RATE,
     Recording,
+    SpeechGate,
     audio_info,
     read_recording,
 )
@@ -37,6 +39,7 @@ from sb_margins.files import read_arrays, write_text, write_whole
 from sb_margins.messages import progress_bar
 from sb_margins.precision import to_device, to_host
 from sb_margins.similarity import similarity_from
+from sb_margins.speech import speech_rule
 from sb_margins.verification.embeddings import Embeddings
 
 FLUSH_SECONDS = 10.0  # a run that is killed loses at most so much work
@@ -50,11 +53,13 @@ Made = list[tuple[list[str], Callable[[], Tensor]]]  # names and what gives [N, 
 
 
 class _Row(NamedTuple):
-    """The embedding of one file, what is poor about it, and its length in seconds."""
+    """The embedding of one file, what is poor about it, and its seconds (of speech,
+    where a gate asked for them)."""
 
     vector: np.ndarray
     notes: list[str]
     seconds: float
+    speech: float | None = None
 
 
 def embed_files(
@@ -71,6 +76,7 @@ def embed_files(
     batch_seconds: float = 120.0,
     skip_bad: bool = False,
     progress: bool = True,
+    gate: SpeechGate | None = None,
 ) -> Embeddings:
     """Embed files whole (or as averaged crops), never padded; in their order.
 
@@ -86,7 +92,7 @@ def embed_files(
     of so many, evenly spaced (voxceleb_trainer's protocol has ten); shorter files are
     taken whole. ``precision`` of the encoder: fp32, bf16 or fp16. Unusable audio is
     left out and listed in ``skipped`` when ``skip_bad``, otherwise an error names all
-    such files once the rest is done.
+    such files once the rest is done. A ``gate`` refuses files with too little speech.
     """
     if crops < 0 or crop_seconds <= 0 or batch_seconds <= 0:
         raise UserError("crops must be >= 0, crop_seconds and batch_seconds > 0")
@@ -103,6 +109,7 @@ def embed_files(
         )
     way = f"crops={crops}x{crop_seconds:g}" if crops else "whole"
     way += "" if precision == "fp32" else f",{precision}"
+    way += "" if gate is None else f",{gate} by {speech_rule()}"
     done = EmbeddingCache(cache, model, way)
     paths = _paths_of(files)
     was_training = isinstance(encoder, nn.Module) and encoder.training
@@ -131,7 +138,8 @@ def embed_files(
         if was_training:
             encoder.eval()  # type: ignore[attr-defined]
         last: tuple[Made, Mapping[str, Recording]] = ([], {})
-        for outcomes in _read_ahead(batches, paths, rate):
+        read = partial(read_recording, rate=rate, gate=gate)
+        for outcomes in _read_ahead(batches, paths, read):
             skipped |= {n: why for n, why in outcomes.items() if isinstance(why, str)}
             good = {n: o for n, o in outcomes.items() if not isinstance(o, str)}
             if not all(keys[name] in done for name in good):
@@ -173,6 +181,7 @@ def embed_files(
         {name: row.notes for name, row in rows.items() if row.notes},
         model,
         None if similarity is None else similarity_from(similarity).settings(),
+        {n: row.speech for n, row in rows.items() if row.speech is not None},
     )
 
 
@@ -210,22 +219,19 @@ def _batches(lengths: Mapping[str, int], most_samples: int) -> list[list[str]]:
 
 
 def _read_ahead(
-    batches: list[list[str]], paths: Mapping[str, Path], rate: int
+    batches: list[list[str]],
+    paths: Mapping[str, Path],
+    read: Callable[[Path], Recording],
 ) -> Iterator[dict[str, Recording | str]]:
     """The recordings of each batch, or why a file is unusable."""
     if sum(map(len, batches)) <= FEW:  # starting threads would take longer
         for names in batches:
-            yield {n: _attempt(read_recording, paths[n], rate) for n in names}
+            yield {n: _attempt(read, paths[n]) for n in names}
         return
     waiting: deque[dict[str, Future]] = deque()
     with ThreadPoolExecutor(READERS) as pool:
         for names in [*batches, *[[]] * READ_AHEAD]:
-            waiting.append(
-                {
-                    n: pool.submit(_attempt, read_recording, paths[n], rate)
-                    for n in names
-                }
-            )
+            waiting.append({n: pool.submit(_attempt, read, paths[n]) for n in names})
             if len(waiting) > READ_AHEAD:
                 yield {name: one.result() for name, one in waiting.popleft().items()}
 
@@ -264,7 +270,8 @@ def _keep(
     for names, vectors in made:
         for name, vector in zip(names, vectors().numpy(), strict=True):
             told = recordings[name]
-            done.add(keys[name], _Row(vector, told.notes, told.seconds))
+            row = _Row(vector, told.notes, told.seconds, told.speech)
+            done.add(keys[name], row)
 
 
 def _pieces(wav: np.ndarray, crops: int, crop: int) -> list[np.ndarray]:
@@ -303,10 +310,14 @@ class EmbeddingCache(dict[str, _Row]):
         for path in sorted(self.folder.glob("part-*.npz")):
             try:
                 part = read_arrays(path)
-                columns = [part[n] for n in ("keys", "embeddings", "notes", "seconds")]
-                for key, vector, notes, seconds in zip(*columns, strict=True):
+                names = ("keys", "embeddings", "notes", "seconds")
+                columns = [part[name] for name in names]
+                columns.append(part.get("speech", np.full(len(columns[0]), np.nan)))
+                for key, vector, notes, *times in zip(*columns, strict=True):
+                    seconds, speech = map(float, times)
+                    known = None if np.isnan(speech) else speech
                     told = json.loads(str(notes))
-                    self[str(key)] = _Row(vector, told, float(seconds))
+                    self[str(key)] = _Row(vector, told, seconds, known)
             except (UserError, KeyError, ValueError):
                 continue  # cut short by a full disk: its files are embedded again
 
@@ -328,7 +339,7 @@ class EmbeddingCache(dict[str, _Row]):
         number = len(list(self.folder.glob("part-*.npz")))
         while (path := self.folder / f"part-{number:05d}-{os.getpid()}.npz").exists():
             number += 1
-        vectors, notes, seconds = zip(*self._new.values(), strict=True)
+        vectors, notes, seconds, speech = zip(*self._new.values(), strict=True)
         with write_whole(path) as temporary, temporary.open("wb") as stream:
             np.savez(
                 stream,
@@ -336,6 +347,7 @@ class EmbeddingCache(dict[str, _Row]):
                 embeddings=np.stack(vectors),
                 notes=np.array([json.dumps(n) for n in notes]),
                 seconds=np.array(seconds, np.float64),
+                speech=np.array(speech, np.float64),  # None: nan
             )
         self._new.clear()
 

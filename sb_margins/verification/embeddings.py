@@ -29,8 +29,8 @@ class Embeddings:
 
     ``ids`` [N] are distinct, ``matrix`` is [N, D] float32, not normalised; ``row_of``
     maps each name to its row. Where known: utterances whose audio is unusable and why
-    (``skipped``), durations in ``seconds``, what makes audio poor (``notes``, see
-    `sb_margins.audio.Recording`), the ``fingerprint`` of the model
+    (``skipped``), durations in ``seconds``, those of ``speech``, what makes audio poor
+    (``notes``, see `sb_margins.audio.Recording`), the ``fingerprint`` of the model
     (`sb_margins.encoder.SpeakerEncoder`), settings of its ``similarity``.
 
     Example
@@ -47,6 +47,7 @@ class Embeddings:
     notes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     fingerprint: str | None = None
     similarity: Mapping[str, Any] | None = None
+    speech: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.matrix.ndim != 2 or len(self.matrix) != len(self.ids):

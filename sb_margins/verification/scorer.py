@@ -82,22 +82,27 @@ class Scorer:
     ) -> dict[str, np.ndarray]:
         """How hard a trial is: the smaller and the larger value [N] of both sides.
 
-        ``duration`` (of a model: the sum) and ``magnitude`` (the embedding's length)
-        as logarithms; ``cohort``: the mean cohort score.
+        ``duration``, that of ``speech`` (of a model: the sum) and ``magnitude`` (the
+        embedding's length) as logarithms; ``cohort``: the mean cohort score.
         """
         if not measures:
             return {}
         index = index_trials(self.embeddings, trials, self.similarity)
         values: dict[str, np.ndarray] = {}
-        if "duration" in measures:
-            seconds = dict(self.embeddings.seconds)
+        known = {
+            "duration": ("log seconds", self.embeddings.seconds, 1e-3),
+            "speech": ("log seconds of speech", self.embeddings.speech, 0.1),
+        }
+        for measure in known.keys() & measures:
+            column, given, least = known[measure]
+            seconds = dict(given)
             for name, members in trials.models.items():
                 seconds[model_name(name)] = sum(seconds.get(m, 0.0) for m in members)
             unknown = [name for name in index.names if name not in seconds]
             if unknown:
-                raise UserError(f"no duration is known for {len(unknown)} utterances")
+                raise UserError(f"no {measure} is known for {len(unknown)} utterances")
             durations = np.array([seconds[name] for name in index.names])
-            values["log seconds"] = np.log(np.maximum(durations, 1e-3))
+            values[column] = np.log(np.maximum(durations, least))
         if "magnitude" in measures:
             norms = np.linalg.norm(index.matrix.astype(np.float64), axis=1)
             values["log magnitude"] = np.log(np.maximum(norms, 1e-12))

@@ -14,7 +14,7 @@ LEVELS = [
     {"precision", "functional", "poincare", "labels"},
     {
         *("audio", "classifiers", "encoder", "losses", "pairs", "resnet", "similarity"),
-        "tiles",
+        *("speech", "tiles"),
     },
     {"heads"},
     {"data", "head", "schedules", "select"},

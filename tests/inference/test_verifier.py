@@ -109,9 +109,9 @@ def test_files_are_read_once(model, files, monkeypatch):
     seen = []
     read = embed.read_recording
 
-    def note(path, *rest):
+    def note(path, **rest):
         seen.append(str(path))
-        return read(path, *rest)
+        return read(path, **rest)
 
     monkeypatch.setattr(embed, "read_recording", note)
     paths = [str(path) for path in files.values()]
