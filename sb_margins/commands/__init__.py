@@ -11,6 +11,7 @@ COMMANDS = {
     "verify": ("sb_margins.commands.verify", "score trial lists with a model"),
     "metrics": ("sb_margins.commands.metrics", "EER, minDCF of a score file"),
     "export": ("sb_margins.commands.export", "results folder to model folder"),
+    "push": ("sb_margins.commands.push", "model folder to the Hugging Face hub"),
     "verify-files": ("sb_margins.commands.verify_files", "same voice?"),
     "enroll": ("sb_margins.commands.enroll", "keep a speaker's voice"),
     "identify": ("sb_margins.commands.identify", "who is speaking?"),

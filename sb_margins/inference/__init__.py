@@ -16,6 +16,7 @@ _HOMES = {
     "export_onnx": "inference.graph",
     "export_results": "inference.results",
     "export_torch": "inference.graph",
+    "push_model": "inference.hub",
     "load_encoder_weights": "inference.results",
     "read_recording": "audio",
     "safe_hparams": "inference.safe_build",

@@ -28,11 +28,16 @@ NAMES = (
     "sample_rate",
     "label_encoder",
 )
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+#: OWNER/MODEL, with @REVISION (a branch, a tag or a commit) where one is wanted.
+HUB_ID = re.compile(
+    r"(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>\w[\w./-]*))?"
+)
 
 
 def find_folder(source: str | Path) -> Path:
-    """The folder given, or a download of a model of the Hugging Face hub.
+    """The folder given, or a model of the Hugging Face hub, ``OWNER/MODEL@REVISION``.
+
+    What was fetched once is taken from the hub's cache where there is no network.
 
     Example
     -------
@@ -44,13 +49,16 @@ def find_folder(source: str | Path) -> Path:
     folder = Path(source)
     if folder.is_dir():
         return folder
-    if not _HUB_ID.fullmatch(str(source)) or folder.parent.is_dir():
+    match = HUB_ID.fullmatch(str(source))
+    if not match or folder.parent.is_dir():
         raise UserError(f"no such model folder: {source}")
     from huggingface_hub import snapshot_download
 
     try:
         patterns = ["*.yaml", "*.ckpt", "*.txt"]
-        return Path(snapshot_download(str(source), allow_patterns=patterns))
+        name, revision = match["name"], match["revision"]
+        kept = snapshot_download(name, revision=revision, allow_patterns=patterns)
+        return Path(kept)
     except Exception as error:  # the hub's errors differ between its versions
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(

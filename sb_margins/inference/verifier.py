@@ -121,7 +121,8 @@ class SpeakerVerifier(SpeakerRecognition):
         Arguments
         ---------
         source : str or Path
-            A folder, or a hub name such as ``speechbrain/spkrec-ecapa-voxceleb``.
+            A folder, or a hub name such as ``speechbrain/spkrec-ecapa-voxceleb``,
+            with ``@REVISION`` (branch, tag, commit) where a certain one is wanted.
         hparams_file : str
             The YAML's name in it.
         trust : bool
