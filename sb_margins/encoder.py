@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from speechbrain.lobes.models.ECAPA_TDNN import AttentiveStatisticsPooling
 from speechbrain.nnet.CNN import Conv1d
 from torch import Tensor, nn
 
@@ -22,17 +23,39 @@ ENCODER_MODULES = ("compute_features", "mean_var_norm", "embedding_model")
 FINGERPRINT_VERSION = "2"
 
 
-def without_empty_padding(network: nn.Module) -> nn.Module:
-    """Spare SpeechBrain's convolutions of kernel size 1 a copy of their input.
+class ContextConv1d(nn.Conv1d):
+    """A convolution of kernel size 1 whose last two thirds of channels do not vary.
 
-    "same" padding of such a convolution adds nothing, but ``pad`` copies the whole
-    tensor, forward and backward: 4 to 10 % of a CPU step of ECAPA-TDNN. Values,
-    gradients and state dicts stay as they are, bit for bit. Changes ``network``.
+    So has the attention of ECAPA-TDNN its input: frames [B, C, T], and their mean and
+    deviation, the same in each frame, which are multiplied once instead of T times.
+    """
+
+    described_as = nn.Conv1d  # to `fingerprint`
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, 3 C, T] to [B, D, T]."""
+        frames, context = x.tensor_split([x.shape[1] // 3], 1)
+        own, shared = self.weight.tensor_split([x.shape[1] // 3], 1)
+        out = torch.conv1d(frames, own, self.bias)
+        return out + torch.conv1d(context[..., :1], shared)
+
+
+def without_needless_work(network: nn.Module) -> nn.Module:
+    """Spare SpeechBrain's networks work that changes nothing. Changes ``network``.
+
+    "same" padding of a convolution of kernel size 1 adds nothing, but copies the whole
+    tensor, forward and backward: 4 to 10 % of a CPU step of ECAPA-TDNN, and equal bit
+    for bit. See `ContextConv1d` for another 8 to 15 %, equal to rounding. State dicts
+    stay as they are.
     """
     for module in network.modules():
         if isinstance(module, Conv1d) and module.padding == "same":
             if module.kernel_size == module.stride == 1:
                 module.padding = "valid"
+        if isinstance(module, AttentiveStatisticsPooling) and module.global_context:
+            conv = module.tdnn.conv.conv
+            if type(conv) is nn.Conv1d and conv.kernel_size == (1,):
+                conv.__class__ = ContextConv1d
     return network
 
 
@@ -96,7 +119,7 @@ class SpeakerEncoder(nn.Module):
         super().__init__()
         self.compute_features = compute_features
         self.mean_var_norm = mean_var_norm
-        self.embedding_model = without_empty_padding(embedding_model)
+        self.embedding_model = without_needless_work(embedding_model)
         self.sample_rate = int(sample_rate)
         self.training = embedding_model.training
 
@@ -200,7 +223,7 @@ def _description(path: str, value: Any, seen: set[int]) -> Iterator[str]:
         yield f"{path}: as before"
     else:
         seen.add(id(value))
-        kind = type(value)
+        kind = getattr(value, "described_as", type(value))
         yield f"{path}={kind.__module__}.{kind.__qualname__}"
         settings = getattr(value, "__dict__", {})
         if isinstance(value, nn.Module):

@@ -119,9 +119,10 @@ class ResNetTSP(nn.Module):
         self.blocks = nn.ModuleList()
         self.strides: list[int] = []
         size, before = input_size, channels[0]
-        for width, count in zip(channels, block_sizes, strict=True):
+        stages = zip(channels, block_sizes, strict=True)
+        for stage, (width, count) in enumerate(stages):
             for number in range(count):
-                stride = 1 if number or not self.strides else 2
+                stride = 2 if stage and not number else 1
                 self.blocks.append(BasicBlock(before, width, stride))
                 self.strides.append(stride)
                 size, before = -(-size // stride), width

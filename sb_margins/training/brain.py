@@ -25,7 +25,7 @@ from speechbrain.utils.distributed import ddp_all_reduce, if_main_process
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel as DDP
 
-from sb_margins.encoder import SpeakerEncoder, constants_to, without_empty_padding
+from sb_margins.encoder import SpeakerEncoder, constants_to, without_needless_work
 from sb_margins.errors import UserError
 from sb_margins.messages import progress, progress_bar
 from sb_margins.precision import on_cpu
@@ -80,7 +80,7 @@ class SpeakerBrain(sb.Brain):
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
-        without_empty_padding(self.modules["embedding_model"])
+        without_needless_work(self.modules["embedding_model"])
         constants_to(self.modules["compute_features"], self.device)
         self.settings = settings
         self.steps_per_epoch = steps_per_epoch
