@@ -8,9 +8,10 @@ What to carry to a machine without network, made on one that has it:
     git bundle create sb_margins.bundle main             # there: git clone it
     python benchmarks/gpu.py --pack CORPUS --to speech.tar   # Opus, at most 40 MB
     pip download -d wheels --only-binary :all: --python-version 3.12 \\
-        --platform manylinux_2_28_x86_64 -c constraints.txt torch torchaudio \\
-        speechbrain hyperpyyaml scikit-learn matplotlib soundfile jinja2 tyro rich \\
-        espeakng-loader pytorch-metric-learning cut-cross-entropy
+        --platform manylinux_2_28_x86_64 --platform manylinux2014_x86_64 \\
+        -c constraints.txt torch torchaudio speechbrain hyperpyyaml scikit-learn \\
+        matplotlib soundfile jinja2 tyro rich espeakng-loader \\
+        pytorch-metric-learning cut-cross-entropy
     # there: pip install --no-index --find-links wheels torch torchaudio ...
     #        pip install --no-deps --no-build-isolation -e .
 
