@@ -87,8 +87,9 @@ class SpeechGate(NamedTuple):
         """Notes on so many seconds of speech; a UserError when they are too few."""
         if speech < self.refuse:
             raise UserError(
-                f"{path} holds {speech:.2f} s of speech by {speech_rule()}; at least "
-                f"{self.refuse:g} s are needed (--least-speech)"
+                f"{path} holds {speech:.2f} s of speech, as {speech_rule()} counts; at "
+                f"least {self.refuse:g} s are needed (--least-speech; the extra vad "
+                "counts best)"
             )
         return [f"holds only {speech:.1f} s of speech"] if speech < self.warn else []
 

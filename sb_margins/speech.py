@@ -27,8 +27,9 @@ _one_at_a_time = threading.Lock()  # the detector keeps a state
 
 
 def speech_rule() -> str:
-    """What counts speech here: ``silero-vad``, or ``energy`` where it is missing."""
-    return "silero-vad" if importlib.util.find_spec("silero_vad") else "energy"
+    """What counts speech: ``silero-vad``, or ``the energy rule`` without it."""
+    there = importlib.util.find_spec("silero_vad")
+    return "silero-vad" if there else "the energy rule"
 
 
 def speech_seconds(wav: np.ndarray) -> float:

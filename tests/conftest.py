@@ -46,7 +46,7 @@ def pytest_runtest_setup():
 def _synthetic_voices_are_speech():
     """silero-vad, where it is installed, takes the tests' voices for what they are."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sb_margins.speech.speech_rule", lambda: "energy")
+        patch.setattr("sb_margins.speech.speech_rule", lambda: "the energy rule")
         yield
 
 

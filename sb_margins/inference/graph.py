@@ -35,7 +35,7 @@ from sb_margins.files import write_whole
 if TYPE_CHECKING:
     from sb_margins.inference.verifier import SpeakerVerifier
 
-OPSETS = range(18, 24)  # of torch's exporter and onnxruntime
+OPSETS = (18, 19, 20, 21, 22, 23)  # of torch's exporter and onnxruntime
 TOLERANCE = 1e-5  # 1 - cosine, between the graph's embedding and torch's
 SECONDS = (0.7, 1.9, 4.3)  # lengths at which a graph is checked: of none it is made
 
