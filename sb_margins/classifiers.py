@@ -171,7 +171,7 @@ class CosineClassifier(Classifier):
         every = all_scores(CosineSpace(), x, weight, None)
         if self.sub_centers == 1:
             return every
-        return every.view(len(x), self.out_neurons, self.sub_centers).amax(-1)
+        return every.view(len(x), -1, self.sub_centers).amax(-1)
 
 
 class AdjustedCosineClassifier(Classifier):

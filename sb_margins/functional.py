@@ -179,8 +179,42 @@ def lift_hardest(
     """
     rivals = scores.detach().scatter(1, labels[:, None], -math.inf)
     hardest = rivals.topk(min(top_k, scores.shape[1] - 1), dim=1).indices
-    raised = lift(scores.gather(1, hardest), margin=margin, angular=angular)
-    return scores.scatter(1, hardest, raised)
+    return lift_at(scores, hardest, margin=margin, angular=angular)
+
+
+def lift_at(
+    scores: Tensor,
+    index: Tensor,
+    among: Tensor | None = None,
+    *,
+    margin: float,
+    angular: bool,
+) -> Tensor:
+    """Scores lifted at some places of each row, [B, C].
+
+    Arguments
+    ---------
+    scores : torch.Tensor
+        Cosines, [B, C].
+    index : torch.Tensor
+        The places, int64, [B, K].
+    among : torch.Tensor, optional
+        Which of them, bool, [B, K]. Default all.
+    margin, angular
+        As in :func:`lift`.
+
+    Example
+    -------
+    >>> lift_at(
+    ...     torch.tensor([[0.5, 0.25]]), torch.tensor([[1]]), margin=0.5, angular=False
+    ... )
+    tensor([[0.5000, 0.7500]])
+    """
+    old = scores.gather(1, index)
+    raised = lift(old, margin=margin, angular=angular)
+    if among is not None:
+        raised = torch.where(among, raised, old)
+    return scores.scatter(1, index, raised)
 
 
 def total_loss(

@@ -12,9 +12,11 @@ from sb_margins import functional as fn
 from sb_margins.errors import UserError
 from sb_margins.heads.walk import Plan, tiled_kept
 from sb_margins.labels import InputCheck, as_labels
+from sb_margins.losses.base import MarginLoss
 from sb_margins.losses.nontargets import Kept
 from sb_margins.losses.pairing import check_pair
 from sb_margins.precision import full_precision, upcast
+from sb_margins.ranks import ALONE, Ranks, spread
 from sb_margins.tiles import class_ranges
 
 WORTH_STORING = 128 << 20  # bytes that are always kept instead of computed twice
@@ -96,6 +98,7 @@ class Head(nn.Module):
         self.correct: Tensor | None = None
         self.stats: dict[str, Tensor] = {}
         self.check = InputCheck()
+        self.ranks: Ranks = ALONE  # that hold other classes
         self._parts: tuple[Head, ...] = ()  # a tuple: their parameters are ours already
         if classifier.geometry == "joint":
             pairs = zip(classifier.classifiers, loss.losses, strict=True)
@@ -130,6 +133,8 @@ class Head(nn.Module):
             (on a GPU by a later call, so that nothing waits).
         """
         if targets is None:
+            if self.ranks.size > 1:
+                raise UserError("a head whose classes are spread gives no scores")
             return self.classifier(embeddings)
         if self._parts:
             x = upcast(embeddings)  # once: gradients of the parts add in float32
@@ -150,6 +155,7 @@ class Head(nn.Module):
                 value = self.loss(outputs, labels, reduction=reduction)
                 self.stats = self.loss.stats
                 return value
+            x, labels = self.ranks.batch(x, labels)
             if self.classifier.space is None or self.loss.top_k:
                 kept = self._dense(x, weight, bias, labels)
             else:
@@ -157,6 +163,48 @@ class Head(nn.Module):
             losses = self.loss.per_sample(kept, classes)
             self.stats = self.loss.stats
             return fn.reduce(losses, reduction)
+
+    def spread(self) -> None:
+        """Keep this process's share of the classes, C / W of W processes'.
+
+        To be called by all processes of a ``torch.distributed`` group, each with the
+        same head, before there is an optimizer; a group of one changes nothing. From
+        then on a call takes the process's own batch, as large as the others', and gives
+        its loss, against all classes. Parameters get the gradients of the mean loss
+        over the processes, and embeddings W times theirs, as DDP averages an encoder's:
+        the head itself must not be wrapped by DDP. ``load_state_dict`` takes whole
+        weights, as before.
+
+        Raises
+        ------
+        UserError
+            For heads without class weights to spread, several labels per sample, or
+            more processes than classes.
+
+        Example
+        -------
+        >>> torch.distributed.init_process_group("nccl")  # doctest: +SKIP
+        >>> head.spread()  # doctest: +SKIP
+        """
+        self.check_spread()
+        if torch.distributed.get_world_size() == 1:
+            return
+        for part in self._parts or (self,):
+            part.ranks = spread(part.classifier, part.classifier.out_neurons)
+            self.ranks = part.ranks
+
+    def check_spread(self) -> None:
+        """Refuse what cannot be spread over processes."""
+        for part in self._parts or (self,):
+            loss, classifier = part.loss, part.classifier
+            if hasattr(classifier, "with_labels") or not isinstance(loss, MarginLoss):
+                what = "has no class weights that could be spread over processes"
+            elif getattr(loss, "multi_label", False):
+                what = "wants several labels per sample, which is not spread"
+            else:
+                continue
+            pair = f"{type(loss).__name__} on {type(classifier).__name__}"
+            raise UserError(f"class_parallel: {pair} {what}; leave class_parallel out")
 
     def flush(self) -> None:
         """Raise for earlier batches on an accelerator, if any was bad; waits for it."""
@@ -178,10 +226,12 @@ class Head(nn.Module):
 
     def _dense(self, x: Tensor, weight: Tensor, bias: Any, labels: Tensor) -> Kept:
         scores = self.classifier.scores(x, weight, bias)
+        kept = self.loss.dense(scores, labels, self.ranks)
         with torch.no_grad():
-            target = scores.gather(1, labels[:, None])
-            self.correct = (scores >= target).sum(1) == 1
-        return self.loss.dense(scores, labels)
+            target = self.ranks.gather(kept.target)[:, None]
+            as_high = self.ranks.sum((scores >= target).sum(1))
+            self.correct = self.ranks.own(as_high) == 1
+        return kept
 
     def _tiled(self, x: Tensor, weight: Tensor, bias: Any, labels: Tensor) -> Kept:
         space, classes, store = self.classifier.space, len(weight), self.store
@@ -193,7 +243,7 @@ class Head(nn.Module):
         ranges = class_ranges(
             batch, size, classes, x.device, store, space.slopes, self.tile
         )
-        plan = Plan(space, loss.scale, loss.keep(), ranges, store)
+        plan = Plan(space, loss.scale, loss.keep(), ranges, store, self.ranks)
         kept = tiled_kept(x, weight, bias, labels, plan, loss.target)
         self.correct = (kept.target * loss.scale > kept.best).detach()
         return kept

@@ -25,8 +25,11 @@ from sb_margins.losses.nontargets import (
     row_weight,
     shift_of,
     sparse_factor,
+    sum_of_all,
+    together,
 )
 from sb_margins.precision import full_precision, on_cpu
+from sb_margins.ranks import ALONE, Ranks
 from sb_margins.tiles import LinearSpace, Tiles
 
 FEW = 0.75  # below this share of rows with a gradient the others are left out
@@ -40,6 +43,7 @@ class Plan(NamedTuple):
     keep: Keep
     ranges: list[tuple[int, int]]  # of the classes of each tile
     store: bool
+    ranks: Ranks = ALONE  # that hold other classes
 
 
 class Sums(NamedTuple):
@@ -52,20 +56,6 @@ class Sums(NamedTuple):
     shift: Tensor  # of each tile's exponents, bits, [B, tiles]
     factor: Tensor | None  # of each tile's exponentials (AS-Softmax), [B, tiles]
     share: Tensor  # 2^(height - top) of each tile, at most 1, [B, tiles]
-
-
-# The only places where tiles meet. A rank that holds some of the classes is one more
-# tile: these are where it would ask the others.
-
-
-def maximum_over_classes(tiles: Tensor) -> Tensor:
-    """[B, tiles] to [B, 1]."""
-    return tiles.amax(1, keepdim=True)
-
-
-def sum_over_classes(tiles: Tensor) -> Tensor:
-    """[B, tiles] to [B, 1]."""
-    return tiles.sum(1, keepdim=True)
 
 
 class Walk:
@@ -112,19 +102,8 @@ class Walk:
         if sparse:
             totals, numbers, factors = self._drop_far(shifts, totals)
             heights = shifts - factors.log2()
-        lowest = torch.finfo(totals.dtype).min
-        top = maximum_over_classes(torch.where(totals > 0, heights, lowest))
-        top = torch.where(top > lowest, top, 0.0)  # nothing kept at all
-        share = (heights - top).clamp_max(0).exp2()
-        return Sums(
-            maximum_over_classes(bests),
-            top,
-            sum_over_classes(totals * share),
-            None if numbers is None else sum_over_classes(numbers),
-            shifts,
-            factors,
-            share,
-        )
+        all_tiles = together(bests, heights, totals, numbers, self.plan.ranks)
+        return Sums(*all_tiles[:-1], shifts, factors, all_tiles.share)
 
     def _drop_far(
         self, shifts: Tensor, totals: Tensor
@@ -135,10 +114,7 @@ class Walk:
         there, unless their slopes are gone (the next tile's replaced them).
         """
         plan, cut = self.plan, self.cut
-        top = torch.zeros_like(cut)
-        if not self.in_range:
-            top = torch.maximum(maximum_over_classes(shifts), cut)
-        every = sum_over_classes(totals * (shifts - top).exp2())
+        every, top = sum_of_all(totals, shifts, cut, self.in_range, plan.ranks)
         factors, whole = sparse_factor(
             every, shifts, top, cut, plan.keep.delta, self.in_range
         )
@@ -175,6 +151,8 @@ class Walk:
             return torch.zeros_like(self.left), dw.zero_(), dbias
         # tiles of the same height: their common factor waits until the end
         same = self.in_range or len(self.plan.ranges) == 1
+        if len(self.plan.ranges) == 1:
+            weight = weight * share  # 1, unless other ranks have larger ones
         part, factor = torch.zeros_like(left), weight
         scaled = left * weight
         for i, (low, high) in enumerate(self.plan.ranges):
@@ -321,6 +299,7 @@ class _SumOfExponentials(torch.autograd.Function):
         number = best if sums.number is None else sums.number.squeeze(1)
         if plan.keep.kind == "each":
             lse, number = number, best
+        lse, best, number = (plan.ranks.own(x) for x in (lse, best, number))
         ctx.mark_non_differentiable(best, number)
         return lse, best, number
 
@@ -328,12 +307,15 @@ class _SumOfExponentials(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_lse: Tensor, *_: Any) -> tuple:
         plan: Plan = ctx.plan
+        grad_lse = plan.ranks.gather_gradient(grad_lse)
         left, weight, bias, labels, cut, norms, stored, *sums = ctx.saved_tensors
         sums = Sums(*sums)
         tiles = Tiles(plan.space, left, weight, bias, plan.scale / LN2, norms)
         total, slope = sums.total.squeeze(1), plan.scale * plan.space.sign
         rows = row_weight(grad_lse, total, slope, plan.keep)
-        dcut = -grad_lse * total if plan.keep.kind == "each" else None
+        dcut = None
+        if plan.keep.kind == "each":  # total is that of all ranks, and on each
+            dcut = -grad_lse * total / plan.ranks.size
         walk = Walk(plan, left, labels, cut, tiles, stored, ctx.in_range)
         with full_precision(left.device):
             return *walk.backward(sums, rows.unsqueeze(1), bias), None, dcut, None
@@ -365,18 +347,22 @@ def tiled_kept(
 ) -> Kept:
     """The kept non-targets of embeddings x [B, D] against a weight [C, D].
 
+    With ``plan.ranks`` x are the embeddings of all of them, the weight has the classes
+    of this one, where labels count from 0, and what is found is of its own rows.
     ``margin`` turns the targets' scores [B] into the same after their margin.
     """
     points = plan.space.points(x)
-    rows, weight = _TakeRows.apply(weight, labels)
+    at, held = plan.ranks.held(labels, len(weight))
+    rows, weight = _TakeRows.apply(weight, at)
     target = plan.space.pair(points, plan.space.points(rows))
     raised = None
     if bias is not None and bias.dim() == 0:  # one for all classes
         target, raised, bias = target + bias, bias * plan.scale, None
     elif bias is not None:
-        target = target + bias[labels]
+        target = target + bias[at]
+    target = plan.ranks.sum_own(target, held)
     logit = margin(target) * plan.scale
-    cut = plan.keep.cut(logit, plan.scale)
+    cut = plan.ranks.gather(plan.keep.cut(logit, plan.scale))
     if raised is not None:  # what the others are compared with moves, instead of each
         cut = cut - raised
     lse, best, number = _SumOfExponentials.apply(

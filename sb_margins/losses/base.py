@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from sb_margins.losses.dense import dense_kept
 from sb_margins.losses.nontargets import Keep, Kept
 from sb_margins.losses.pairing import check_scores
 from sb_margins.precision import full_precision, upcast
+from sb_margins.ranks import ALONE, Ranks
 
 
 class MarginLoss(nn.Module):
@@ -76,8 +78,11 @@ class MarginLoss(nn.Module):
         """Which non-targets count; all, unless a loss says otherwise."""
         return Keep()
 
-    def others(self, scores: Tensor, labels: Tensor) -> Tensor:
-        """The scores the non-targets are judged by, [B, C]; as they are, usually."""
+    def others(self, scores: Tensor, labels: Tensor, ranks: Ranks = ALONE) -> Tensor:
+        """The scores the non-targets are judged by, [B, C]; as they are, usually.
+
+        With ``ranks`` the scores of this one's classes.
+        """
         return scores
 
     def per_sample(self, kept: Kept, classes: int) -> Tensor:
@@ -143,14 +148,15 @@ class MarginLoss(nn.Module):
             losses = self.per_sample(kept, scores.shape[1])
             return fn.reduce(losses, reduction)
 
-    def dense(self, scores: Tensor, labels: Tensor) -> Kept:
+    def dense(self, scores: Tensor, labels: Tensor, ranks: Ranks = ALONE) -> Kept:
         """The dense evaluator on this loss's decisions; scores [B, C], labels [B]."""
         return dense_kept(
-            self.others(scores, labels),
+            self.others(scores, labels, ranks),
             labels,
             scale=self.scale,
             keep=self.keep(),
             margin=self.target,
+            ranks=ranks,
         )
 
     def extra_repr(self) -> str:
@@ -182,14 +188,12 @@ class HardestMixin(MarginLoss):
         self.top_k = int(top_k)
         self.top_margin = self.sensible("top_margin", top_margin)
 
-    def others(self, scores: Tensor, labels: Tensor) -> Tensor:
+    def others(self, scores: Tensor, labels: Tensor, ranks: Ranks = ALONE) -> Tensor:
         """Scores with the hardest non-targets lifted, [B, C]."""
         if not self.top_k:
             return scores
-        return fn.lift_hardest(
-            scores,
-            labels,
-            top_k=self.top_k,
-            margin=self.top_margin,
-            angular=self.angular,
-        )
+        lift: Any = {"margin": self.top_margin, "angular": self.angular}
+        if ranks.size == 1:
+            return fn.lift_hardest(scores, labels, top_k=self.top_k, **lift)
+        hardest = ranks.hardest(scores.detach(), labels, self.top_k)
+        return fn.lift_at(scores, *hardest, **lift)

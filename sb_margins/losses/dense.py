@@ -23,8 +23,11 @@ from sb_margins.losses.nontargets import (
     row_weight,
     shift_of,
     sparse_factor,
+    sum_of_all,
+    together,
 )
 from sb_margins.precision import on_cpu
+from sb_margins.ranks import ALONE, Ranks, put_
 
 BLOCK = 1 << 17  # numbers per block of rows: stays in a core's cache
 
@@ -33,16 +36,18 @@ class _TakeTargets(torch.autograd.Function):
     """The targets' scores, and all scores; backward writes into their gradient."""
 
     @staticmethod
-    def forward(ctx: Any, scores: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(index)
+    def forward(
+        ctx: Any, scores: Tensor, index: Tensor, held: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(index, held)
         return scores.gather(1, index).squeeze(1), scores.view_as(scores)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, target: Tensor, scores: Tensor) -> tuple[Tensor, None]:
-        (index,) = ctx.saved_tensors
+    def backward(ctx: Any, target: Tensor, scores: Tensor) -> tuple[Tensor, None, None]:
         # _Rows made this gradient, gave it to nobody else, and left these entries 0
-        return scores.scatter_(1, index, target.unsqueeze(1)), None
+        index, held = ctx.saved_tensors
+        return put_(scores, index, held, target.unsqueeze(1)), None, None
 
 
 class _Rows(torch.autograd.Function):
@@ -50,61 +55,75 @@ class _Rows(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, scores: Tensor, index: Tensor, cut: Tensor, scale: float, keep: Keep
+        ctx: Any,
+        scores: Tensor,
+        index: Tensor,
+        held: Tensor | None,
+        cut: Tensor,
+        scale: float,
+        keep: Keep,
+        ranks: Ranks,
     ) -> tuple[Tensor, Tensor, Tensor]:
         cut = cut.unsqueeze(1) / LN2
-        size = _block_rows(scores)
+        size = _block_rows(scores) if held is None else len(scores)
         logits, spare = scores.new_empty(2, min(size, len(scores)), scores.shape[1])
         parts = []
         for i in range(0, len(scores), size):
             b = slice(i, i + size)
             n = len(index[b])
             z = torch.mul(scores[b], scale / LN2, out=logits[:n])
-            z.scatter_(1, index[b], torch.finfo(z.dtype).min)
+            put_(z, index[b], held, torch.finfo(z.dtype).min)
             best = z.amax(1, keepdim=True)
             shift = shift_of(best, cut[b], keep, False)
             number = exponentials_(z, shift, cut[b], keep, False, spare[:n])
             total = z.sum(1, keepdim=True)
             factor = torch.ones_like(total)
             if keep.kind == "sparse":
-                top = torch.maximum(shift, cut[b])
-                every = total * (shift - top).exp2()
+                every, top = sum_of_all(total, shift, cut[b], False, ranks)
                 factor, whole = sparse_factor(
                     every, shift, top, cut[b], keep.delta, False
                 )
                 total = drop_small_(z, factor).sum(1, keepdim=True)
                 number = count_kept(z, spare[:n])
-                number.masked_fill_(whole, scores.shape[1] - 1)
+                others = scores.shape[1] - (1 if held is None else held[:, None].int())
+                number = torch.where(whole, others, number)
             parts.append(
                 (best, shift, total, factor, best if number is None else number)
             )
         best, shift, total, factor, number = map(torch.cat, zip(*parts, strict=True))
-        ctx.save_for_backward(scores, index, cut, shift, total, factor)
-        ctx.scale, ctx.keep = scale, keep
-        lse = total.log() - factor.log() + shift * LN2
+        height = shift - factor.log2()
+        found = together(best, height, total, number, ranks)
+        best, number = found.best, found.best if found.number is None else found.number
+        ctx.save_for_backward(
+            *(scores, index, held, cut, shift, found.total, factor, found.share)
+        )
+        ctx.scale, ctx.keep, ctx.ranks = scale, keep, ranks
+        lse = found.total.log() + found.top * LN2
         if keep.kind == "each":
             lse, number = number, best
-        best, number = best.squeeze(1) * LN2, number.squeeze(1)
+        best = best * LN2
+        lse, best, number = (ranks.own(x.squeeze(1)) for x in (lse, best, number))
         ctx.mark_non_differentiable(best, number)
-        return lse.squeeze(1), best, number
+        return lse, best, number
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_lse: Tensor, *_: Any) -> tuple:
-        scores, index, cut, shift, total, factor = ctx.saved_tensors
+        scores, index, held, cut, shift, total, factor, share = ctx.saved_tensors
+        grad_lse = ctx.ranks.gather_gradient(grad_lse)
         weight = row_weight(grad_lse, total.squeeze(1), ctx.scale, ctx.keep)
-        weight = weight.unsqueeze(1)
+        weight = weight.unsqueeze(1) * share
         grad = torch.empty_like(scores)
-        size = _block_rows(scores)
+        size = _block_rows(scores) if held is None else len(scores)
         for i in range(0, len(scores), size):
             b = slice(i, i + size)
             z = torch.mul(scores[b], ctx.scale / LN2, out=grad[b])
-            z.scatter_(1, index[b], torch.finfo(z.dtype).min)
+            put_(z, index[b], held, torch.finfo(z.dtype).min)
             exponentials_(z, shift[b], cut[b], ctx.keep, False)
             if ctx.keep.kind == "sparse":
                 drop_small_(z, factor[b])
             z.mul_(weight[b])
-        return grad, None, None, None, None
+        return grad, *[None] * 6
 
 
 def _block_rows(scores: Tensor) -> int:
@@ -121,16 +140,20 @@ def dense_kept(
     scale: float,
     keep: Keep,
     margin: Callable[[Tensor], Tensor],
+    ranks: Ranks = ALONE,
 ) -> Kept:
     """The kept non-targets of scores [B, C] (float32 or float64) with labels [B].
 
     ``margin`` turns the targets' scores [B] into the same after their margin. Backward
-    needs no more than one [B, C], the gradient itself.
+    needs no more than one [B, C], the gradient itself. With ``ranks`` the scores are
+    of all their embeddings and this one's classes, as in :func:`tiled_kept`.
     """
-    index = labels.unsqueeze(1)
-    target, scores = _TakeTargets.apply(scores, index)
+    at, held = ranks.held(labels, scores.shape[1])
+    index = at.unsqueeze(1)
+    target, scores = _TakeTargets.apply(scores, index, held)
+    target = ranks.sum_own(target, held)
     logit = margin(target) * scale
-    cut = keep.cut(logit, scale)
-    lse, best, number = _Rows.apply(scores, index, cut, scale, keep)
+    cut = ranks.gather(keep.cut(logit, scale))
+    lse, best, number = _Rows.apply(scores, index, held, cut, scale, keep, ranks)
     counts = keep.kind not in ("all", "each")
     return Kept(lse, target, logit, best, number if counts else None)

@@ -21,6 +21,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sb_margins.ranks import ALONE, Ranks
+
 LN2 = math.log(2)
 FLOOR = -65.0  # bits
 INVISIBLE = 3e-20  # just above 2^FLOOR
@@ -152,6 +154,54 @@ def sparse_factor(
 def drop_small_(e: Tensor, factor: Tensor) -> Tensor:
     """Exponentials [b, n] times the rows' factors; those below 1 become 0, in place."""
     return torch.threshold_(e.mul_(factor), 1 - 4 * torch.finfo(e.dtype).eps, 0.0)
+
+
+class Together(NamedTuple):
+    """What tiles leave together, [B, 1] each but ``share``."""
+
+    best: Tensor  # the best non-target logit, bits
+    top: Tensor  # the largest height, bits
+    total: Tensor  # sum over the kept of 2^(logit - top)
+    number: Tensor | None  # how many were kept, unless all; of "each": softplus
+    share: Tensor  # 2^(height - top) of each tile here, at most 1, [B, tiles]
+
+
+def together(
+    best: Tensor,
+    height: Tensor,
+    total: Tensor,
+    number: Tensor | None,
+    ranks: Ranks = ALONE,
+) -> Together:
+    """Tiles brought together, those of other ranks too. All [B, tiles].
+
+    ``total`` counts in units of 2^height of its tile. The only place where tiles meet,
+    but for the sum that AS-Softmax needs before it drops (:func:`sum_of_all`).
+    """
+    lowest = torch.finfo(total.dtype).min
+    reached = torch.where(total > 0, height, lowest)
+    most = torch.cat([x.amax(1, keepdim=True) for x in (best, reached)], 1)
+    best, top = ranks.maximum(most).split(1, 1)
+    top = torch.where(top > lowest, top, 0.0)  # nothing kept at all
+    share = (height - top).clamp_max(0).exp2()
+    counted = [total * share] if number is None else [total * share, number]
+    sums = torch.cat([x.sum(1, keepdim=True) for x in counted], 1)
+    total, *numbers = ranks.sum(sums).split(1, 1)
+    return Together(best, top, total, numbers[0] if numbers else None, share)
+
+
+def sum_of_all(
+    total: Tensor, shift: Tensor, cut: Tensor, in_range: bool, ranks: Ranks = ALONE
+) -> tuple[Tensor, Tensor]:
+    """The sum of all exponentials in units of 2^top, and top, [B, 1] each.
+
+    ``total`` of tiles in units of 2^shift, both [B, tiles]; ``cut`` [B, 1].
+    """
+    top = torch.zeros_like(cut)
+    if not in_range:
+        top = ranks.maximum(torch.maximum(shift.amax(1, keepdim=True), cut))
+    every = (total * (shift - top).exp2()).sum(1, keepdim=True)
+    return ranks.sum(every), top
 
 
 def count_kept(e: Tensor, spare: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ from sb_margins.encoder import SpeakerEncoder, constants_to, without_needless_wo
 from sb_margins.errors import UserError
 from sb_margins.messages import progress, progress_bar
 from sb_margins.precision import on_cpu
+from sb_margins.ranks import gradient_norm
 from sb_margins.schedules import current
 from sb_margins.training.crops import CropBatch
 from sb_margins.training.learning_rate import LearningRate
@@ -40,6 +41,7 @@ from sb_margins.training.log import (
 )
 from sb_margins.training.process import Interrupted, StopRequest, world_size
 from sb_margins.training.settings import TrainingSettings
+from sb_margins.training.shares import keep_whole
 
 Stats = dict[str, float]
 ASK_EVERY = 10  # updates after which the processes of a DDP run agree to save
@@ -154,6 +156,19 @@ class SpeakerBrain(sb.Brain):
         )
 
     def _wrap_distributed(self) -> None:
+        head, spread = self.modules["head"], self.head.ranks.size > 1
+        if spread and self.scaler.is_enabled():
+            raise UserError(
+                "class_parallel: --precision fp16 scales gradients on each process by "
+                "itself; use bf16 or fp32"
+            )
+        if spread:  # the classes of one are no copies of another's: no DDP
+            self.modules["head"] = torch.nn.Identity()
+        self._wrap_all()
+        if spread:
+            self.modules["head"] = head
+
+    def _wrap_all(self) -> None:
         if not self.distributed_launch or torch.device(self.device).type != "cpu":
             return super()._wrap_distributed()
         # SpeechBrain synchronises batch norms, which torch can on a GPU only.
@@ -168,6 +183,8 @@ class SpeakerBrain(sb.Brain):
         self.learning_rate.attach(self.optimizer)
         if self.checkpointer is not None:
             self.learning_rate.add_to(self.checkpointer)
+            if self.head.ranks.size > 1:
+                keep_whole(self.checkpointer, self.head, self.optimizer)
 
     # -- one batch ------------------------------------------------------------
 
@@ -261,7 +278,9 @@ class SpeakerBrain(sb.Brain):
         """Clip, and step unless the gradient is not finite."""
         self.scaler.unscale_(self.optimizer)
         limit = self.max_grad_norm if self.max_grad_norm > 0 else math.inf
-        norm = torch.nn.utils.clip_grad_norm_(self.modules.parameters(), limit)
+        norm = gradient_norm(self.modules.parameters())
+        clip = torch.nn.utils.clip_grads_with_norm_
+        clip(self.modules.parameters(), limit, norm)
         finite = torch.isfinite(norm)
         if self._skips_by_itself(norm):
             self._step_unseen(finite)

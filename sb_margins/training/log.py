@@ -190,6 +190,8 @@ def prototype_figures(head: Any) -> dict[str, float]:
     figures: dict[str, float] = {}
     for prefix, ball in _balls(head):
         edges = edge_distance(ball, ball.weight.detach().float())
-        figures[f"{prefix}prototype_edge"] = float(edges.mean())
-        figures[f"{prefix}prototype_edge_min"] = float(edges.min())
+        mean = head.ranks.sum(edges.sum()) / ball.out_neurons
+        figures[f"{prefix}prototype_edge"] = float(mean)
+        least = -head.ranks.maximum(-edges.min())
+        figures[f"{prefix}prototype_edge_min"] = float(least)
     return figures

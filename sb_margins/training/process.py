@@ -19,6 +19,8 @@ from speechbrain.utils.distributed import infer_device
 from sb_margins.errors import UserError
 
 AGAIN = "The same command then continues from the last checkpoint"
+# What gloo and NCCL say when a process at the other end is gone.
+LOST = ("Connection closed by peer", "Connection reset by peer", "gloo/", "NCCL")
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # <malloc.h>: the names in the environment and the numbers of mallopt's parameters
 MALLOC = {
@@ -165,6 +167,11 @@ def readable_errors() -> Iterator[None]:
         if is_full_disk(error):
             raise UserError(
                 f"the disk is full ({error}). Free some space. {AGAIN}"
+            ) from error
+        if in_group() and any(text in str(error) for text in LOST):
+            raise UserError(
+                "another process of this run ended, so this one does too; look above "
+                f"for its reason. {AGAIN}"
             ) from error
         if "DataLoader worker" in str(error):
             reason = str(error).strip().splitlines()[0]

@@ -38,6 +38,7 @@ from sb_margins.training.crops import (
 )
 from sb_margins.training.log import VALIDATION, History
 from sb_margins.training.process import (
+    in_group,
     readable_errors,
     reading_processes,
     world_size,
@@ -125,6 +126,13 @@ def run(config: TrainingConfig) -> Trained:
     history = History(folder / "history.csv")
     checkpointer = WholeCheckpointer(settings.save_folder, _recoverables(hparams))
 
+    # What it starts from, where there is no checkpoint; each process takes its classes
+    source, taken = settings.init_from, ""
+    if source and checkpointer.find_checkpoint() is None:
+        taken = start_from(source, hparams, labels.lab2ind)
+    if settings.class_parallel and in_group():
+        hparams["head"].spread()
+
     # The Brain
     brain = SpeakerBrain(
         modules=hparams["modules"],
@@ -145,8 +153,8 @@ def run(config: TrainingConfig) -> Trained:
     # Continue, or start from other weights, or from none
     if checkpointer.recover_if_possible():
         say(_resume(brain, counter))
-    elif settings.init_from:
-        say(start_from(settings.init_from, hparams, labels.lab2ind))
+    elif taken:
+        say(taken)
     if not history.rows and counter.current == 0:
         brain.apply_schedules()
         brain.record(0, {}, brain.validation_stats())  # the untrained network
@@ -269,6 +277,8 @@ def _start(
     if world_size() > 1:
         backend = torch.distributed.get_backend()
         lines += [f"{world_size()} processes train together ({backend})"]
+    if brain.head.ranks.size > 1:
+        lines += [f"each has {classes / world_size():.0f} of the {classes} classes"]
     return lines
 
 

@@ -17,6 +17,7 @@ from sb_margins.versions import versions
 # Settings that may change between a run and its continuation.
 FREE_TO_CHANGE = {
     "average_checkpoints",
+    "class_parallel",
     "ckpt_interval_minutes",
     "ckpt_interval_steps",
     "data_folder",
@@ -83,6 +84,7 @@ class TrainingSettings:
     num_workers: int | None = setting("processes that read audio; null: chosen")
     preload: bool | None = setting("keep all audio in memory; null: below 1 GiB")
     average_checkpoints: int = setting("try the mean of so many last epochs", 1)
+    class_parallel: bool = setting("torchrun: the classes spread over processes", False)
 
     @classmethod
     def read(cls, plain: Mapping[str, Any]) -> TrainingSettings:
@@ -140,6 +142,8 @@ class TrainingSettings:
         names = ("margin", "scale", "delta", "curvature")
         given = {name: getattr(self, name) for name in names}
         head = select.head(self.loss, 2, 2, **given, options=self.loss_options)
+        if self.class_parallel:
+            head.check_spread()
         each = getattr(head.classifier, "utterances_per_speaker", 1)
         if each > 1 and (self.batch_size % each or self.batch_size < 2 * each):
             raise UserError(

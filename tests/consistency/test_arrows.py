@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "sb_margins"
 # From the bottom up. A room may import rooms of lower levels, and itself.
 LEVELS = [
     {"errors", "messages", "files", "versions"},
-    {"precision", "functional", "poincare", "labels"},
+    {"precision", "functional", "poincare", "labels", "ranks"},
     {
         *("audio", "classifiers", "encoder", "losses", "pairs", "resnet", "similarity"),
         *("speech", "tiles"),

@@ -80,12 +80,13 @@ def test_windows_do_change(curves):
 
 
 def test_torchrun_trains_and_evaluates(tiny_corpus, tmp_path):
-    more = ["--number_of_epochs=1", "--batch_size=4", "--noprogressbar"]
+    more = ["--number_of_epochs=1", "--batch_size=4", "--class-parallel"]
     words = flags(tiny_corpus, tmp_path / "run", *more)
     done = torchrun("-m", "sb_margins.cli", "train", *words)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("epoch 1/1") == 1  # one process reports
     if not torch.cuda.is_available():  # chosen without a flag
         assert "2 processes train together (gloo)" in done.stdout
+        assert "of the 4 classes" in done.stdout
     for name in ("metrics.json", "history.csv", "model"):
         assert (tmp_path / "run" / name).exists()
