@@ -16,6 +16,9 @@ import torch
 # One thread a process: tests run side by side, and sums keep their order.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
+# The first backward of a process starts a thread for each device there is. After a test
+# on pretended GPUs it would start theirs, and no test could fork and train any more.
+torch.ones(1, requires_grad=True).sum().backward()
 # A shell starts what runs in the background with interrupts ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -110,7 +110,8 @@ def test_a_better_system_is_significant_and_an_equal_one_is_not(trials, scores):
         assert (one.low, one.high) == pytest.approx((other.low, other.high))
         assert one.error == pytest.approx(other.error, rel=0.05)
     assert got.between("ham", "am") == got.differences["ham", "am"]
-    alone = Statistics({}, {("ham", "am"): got.differences["ham", "am"]})
+    one = {("ham", "am"): got.differences["ham", "am"]}
+    alone = Statistics({}, one, got.draws)
     assert alone.between("am", "ham") == {"eer": better.reversed}
     assert alone.between("am", "aam") == {}
 
