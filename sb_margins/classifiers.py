@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sb_margins.errors import UserError
-from sb_margins.labels import as_rows, mark_origin
+from sb_margins.labels import as_embeddings, mark_origin
 from sb_margins.poincare import clip, tangent_matrix
 from sb_margins.precision import exact_product, full_precision, upcast
 from sb_margins.tiles import (
@@ -69,12 +69,7 @@ class Classifier(nn.Module):
 
     def inputs(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Embeddings [B, D], weight and bias in float32 (float64 if one of them is)."""
-        x = as_rows(x, "embeddings")
-        if x.shape[1] != self.input_size:
-            raise UserError(
-                f"embeddings have {x.shape[1]} numbers, but input_size is "
-                f"{self.input_size}; give the classifier the encoder's output size"
-            )
+        x = as_embeddings(x, self.input_size)
         bias = getattr(self, "bias", None)
         x, weight = upcast(x), upcast(self.weight)
         dtype = torch.promote_types(x.dtype, weight.dtype)
@@ -204,8 +199,7 @@ class AdjustedCosineClassifier(Classifier):
     Example
     -------
     >>> classify = AdjustedCosineClassifier(input_size=4, out_neurons=3, t=2)
-    >>> classify.weight.data.copy_(torch.eye(3, 4)) is None
-    False
+    >>> _ = classify.weight.data.copy_(torch.eye(3, 4))
     >>> classify(torch.tensor([[0.0, 1.0, 0.0, 0.0]])).tolist()
     [[[-0.5, 1.0, -0.5]]]
     """

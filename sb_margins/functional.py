@@ -150,38 +150,6 @@ def lift(cosine: Tensor, *, margin: float, angular: bool) -> Tensor:
     return torch.where(cosine < math.cos(margin), phi, 1 + cosine - math.cos(margin))
 
 
-def lift_hardest(
-    scores: Tensor, labels: Tensor, *, top_k: int, margin: float, angular: bool
-) -> Tensor:
-    """Scores with the ``top_k`` hardest non-targets of each row lifted, [B, C].
-
-    Arguments
-    ---------
-    scores : torch.Tensor
-        Cosines, [B, C].
-    labels : torch.Tensor
-        int64, [B].
-    top_k : int
-        How many; all of them when there are fewer.
-    margin, angular
-        As in :func:`lift`.
-
-    Example
-    -------
-    >>> lift_hardest(
-    ...     torch.tensor([[0.9, 0.5, 0.1]]),
-    ...     torch.tensor([0]),
-    ...     top_k=1,
-    ...     margin=0.25,
-    ...     angular=False,
-    ... )
-    tensor([[0.9000, 0.7500, 0.1000]])
-    """
-    rivals = scores.detach().scatter(1, labels[:, None], -math.inf)
-    hardest = rivals.topk(min(top_k, scores.shape[1] - 1), dim=1).indices
-    return lift_at(scores, hardest, margin=margin, angular=angular)
-
-
 def lift_at(
     scores: Tensor,
     index: Tensor,
@@ -190,7 +158,7 @@ def lift_at(
     margin: float,
     angular: bool,
 ) -> Tensor:
-    """Scores lifted at some places of each row, [B, C].
+    """Scores lifted at some places of each row: its hardest non-targets, [B, C].
 
     Arguments
     ---------

@@ -39,6 +39,17 @@ def as_rows(x: Tensor, name: str) -> Tensor:
     return x
 
 
+def as_embeddings(x: Tensor, size: int) -> Tensor:
+    """[B, D] or [B, 1, D] to [B, D], D being ``size``."""
+    x = as_rows(x, "embeddings")
+    if x.shape[1] != size:
+        raise UserError(
+            f"embeddings have {x.shape[1]} numbers, but input_size is {size}; give the "
+            "classifier the encoder's output size"
+        )
+    return x
+
+
 def as_labels(targets: Tensor, batch: int) -> Tensor:
     """Class numbers of any dtype, [B] or [B, 1], to int64 [B]."""
     if targets.dim() == 2 and targets.shape[1] == 1:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sb_margins.errors import UserError
-from sb_margins.labels import as_rows, mark_origin
+from sb_margins.labels import as_embeddings, mark_origin
 from sb_margins.precision import normalize, upcast
 
 
@@ -57,13 +57,7 @@ class BatchEmbeddings(nn.Module):
 
     def inputs(self, x: Tensor) -> tuple[Tensor, None, None]:
         """Embeddings [B, D] in float32 (float64 when they are); no weight, no bias."""
-        x = as_rows(x, "embeddings")
-        if x.shape[1] != self.input_size:
-            raise UserError(
-                f"embeddings have {x.shape[1]} numbers, but input_size is "
-                f"{self.input_size}"
-            )
-        return upcast(x), None, None
+        return upcast(as_embeddings(x, self.input_size)), None, None
 
     def with_labels(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The embeddings, their labels, and whether the nearest other shares them."""

@@ -47,15 +47,20 @@ class Ranks:
             dist.all_reduce(x)
         return x
 
-    def hardest(self, scores: Tensor, labels: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    def hardest(
+        self, scores: Tensor, labels: Tensor, k: int
+    ) -> tuple[Tensor, Tensor | None]:
         """The best non-targets of this rank that are among the best k of all.
 
-        Of scores [B, C / W] and labels [B]: positions [B, k], and which count.
+        Of scores [B, C / W] and labels [B]: positions [B, k], and which count (None:
+        all). Fewer than k where there are fewer.
         """
         at, held = self.held(labels, scores.shape[1])
         rivals = put_(scores.clone(), at[:, None], held, -torch.inf)
-        k = min(k, self.classes - 1)
+        k = min(k, (self.classes or scores.shape[1]) - 1)
         values, at = rivals.topk(min(k, rivals.shape[1]), dim=1)
+        if self.size == 1:
+            return at, None
         missing = k - values.shape[1]  # of a rank with few classes
         values = nn.functional.pad(values, (0, missing), value=-torch.inf)
         every = torch.cat(self._gathered(values.contiguous()), 1)

@@ -192,8 +192,6 @@ class HardestMixin(MarginLoss):
         """Scores with the hardest non-targets lifted, [B, C]."""
         if not self.top_k:
             return scores
-        lift: Any = {"margin": self.top_margin, "angular": self.angular}
-        if ranks.size == 1:
-            return fn.lift_hardest(scores, labels, top_k=self.top_k, **lift)
         hardest = ranks.hardest(scores.detach(), labels, self.top_k)
+        lift: Any = {"margin": self.top_margin, "angular": self.angular}
         return fn.lift_at(scores, *hardest, **lift)

@@ -13,7 +13,7 @@ from sb_margins.classifiers import (
     CosineClassifier,
     PoincareClassifier,
 )
-from sb_margins.functional import balanced_bias, combined_margin, lift_hardest
+from sb_margins.functional import balanced_bias, combined_margin
 from sb_margins.losses import (
     AMSoftmax,
     ASSoftmax,
@@ -412,5 +412,5 @@ def test_multiplied_angles_at_the_ends():
 
 def test_more_rivals_than_there_are_are_all_of_them():
     scores, labels = torch.tensor([[0.9, 0.5, 0.1]]), torch.tensor([0])
-    found = lift_hardest(scores, labels, top_k=9, margin=0.25, angular=False)
+    found = AMSoftmax(top_k=9, top_margin=0.25).others(scores, labels)
     torch.testing.assert_close(found, torch.tensor([[0.9, 0.75, 0.35]]))
