@@ -1,6 +1,7 @@
 """Two processes that train together (gloo, CPU), against one on both their batches."""
 
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import ddp_worker
 import pytest
 import torch
 from trainings import flags, in_a_process
+
+from sb_margins.cli import main as cli
 
 RUN = ["--device=cpu", "--distributed_backend=gloo", "--noprogressbar"]
 # One process sums over both halves of a batch at once, two do it in turn: float32
@@ -90,3 +93,13 @@ def test_torchrun_trains_and_evaluates(tiny_corpus, tmp_path):
         assert "each has" in done.stdout  # of the classes
     for name in ("metrics.json", "history.csv", "model"):
         assert (tmp_path / "run" / name).exists()
+
+    one = tmp_path / "one"  # one process goes on with it: the same model comes out
+    shutil.copytree(tmp_path / "run", one)
+    shutil.rmtree(one / "model")
+    assert cli(["train", *flags(tiny_corpus, one, *more)]) == 0
+    exported = [p for p in (tmp_path / "run" / "model").rglob("*") if p.is_file()]
+    assert len(exported) > 4
+    for path in exported:
+        other = one / "model" / path.relative_to(tmp_path / "run" / "model")
+        assert path.read_bytes() == other.read_bytes(), path.name
