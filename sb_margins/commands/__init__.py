@@ -6,6 +6,7 @@ COMMANDS = {
     "losses": ("sb_margins.commands.losses", "the losses: equation, defaults, source"),
     "prepare": ("sb_margins.commands.prepare", "make manifests and trial lists"),
     "train": ("sb_margins.commands.train", "train a verifier from a YAML"),
+    "finetune": ("sb_margins.commands.finetune", "adapt a model to your speakers"),
     "compare": ("sb_margins.commands.compare", "losses side by side: one report"),
     "plot-loss": ("sb_margins.commands.plot_loss", "draw losses and gradients"),
     "verify": ("sb_margins.commands.verify", "score trial lists with a model"),

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from speechbrain.utils.distributed import if_main_process
 
+from sb_margins.data import Prepared
 from sb_margins.training.config import TrainingConfig, read_config
 from sb_margins.training.evaluate import evaluate
 from sb_margins.training.process import (
@@ -43,15 +47,22 @@ def main(argv: list[str]) -> int:
     return leave_group(code) if in_group() else code
 
 
-def train(config: TrainingConfig) -> Trained | None:
-    """Train, evaluate and export; None when interrupted."""
+def train(
+    config: TrainingConfig,
+    check: Callable[[Prepared], list[str]] | None = None,
+    finish: Callable[[Trained], Any] = evaluate,
+) -> Trained | None:
+    """Train, evaluate and export; None when interrupted.
+
+    ``check`` is `run`'s, ``finish`` is called at the end, by the main process.
+    """
     keep_memory(config.run_opts.device)
     try:
-        trained = run(config)
+        trained = run(config, check)
     except Interrupted:
         if if_main_process():
             print("\nsaved; the same command again continues from here")
         return None
     if if_main_process():
-        evaluate(trained)
+        finish(trained)
     return trained

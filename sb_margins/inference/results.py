@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 from torch import nn
 
 from sb_margins import files
 from sb_margins.encoder import ENCODER_MODULES, SpeakerEncoder
 from sb_margins.errors import UserError
-from sb_margins.inference.export import export_model
+from sb_margins.inference.export import encoder_blocks, export_model
 from sb_margins.inference.model_folder import find_folder, folder_file
 from sb_margins.inference.safe_build import build
 from sb_margins.inference.safe_weights import load_into
@@ -29,9 +30,11 @@ from sb_margins.inference.thresholds import (
     is_finite,
     reservations,
 )
-from sb_margins.similarity import CosineSimilarity, similarity_of
+from sb_margins.inference.verifier import SpeakerVerifier
+from sb_margins.similarity import CosineSimilarity, Similarity, similarity_of
 
 ABOUT = ("loss", "margin", "scale", "delta", "curvature", "corpus", "seed")
+START = ("init_from", "warnings")
 # How a model folder and a checkpoint call the same things.
 FILES = {
     "embedding_model": ("embedding_model.ckpt",),
@@ -131,13 +134,53 @@ def read_results(
     checkpoint = checkpoint or best_checkpoint(folder / "save")
     load_encoder_weights(checkpoint, modules)
     values = {"sample_rate": built.get("sample_rate", 16000)}
-    for name in ABOUT:
+    for name in (*ABOUT, *START):
         with suppress(UserError):
             value = read_hparams(text, [name]).get(name)
-            if isinstance(value, (str, int, float)):
+            if isinstance(value, (str, int, float, list)):
                 values[name] = value
     head = _head(text, checkpoint / "head.ckpt")
     return TrainedParts(text, values, modules, head, checkpoint)
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A model that is there: its encoder in evaluation mode, and what describes it.
+
+    ``blocks`` are those of `encoder_blocks`, ``size`` is D, ``warnings`` what its
+    verdicts say first.
+    """
+
+    source: str
+    blocks: dict[str, Call]
+    encoder: SpeakerEncoder
+    similarity: Similarity
+    size: int
+    warnings: list[str]
+
+
+def read_model(source: str | Path) -> Pretrained:
+    """A model folder, a hub name, or the results folder of a run (its best epoch).
+
+    Raises ``UserError`` when it is none of these, when it is damaged, or when its
+    encoder is made of other classes than a model folder can describe.
+    """
+    folder = find_folder(source)
+    if any((folder / "save").glob("CKPT*")):
+        parts = read_results(folder)
+        text, modules, rate = parts.settings, parts.modules, parts.values["sample_rate"]
+        similarity = similarity_of(parts.head) if parts.head else CosineSimilarity()
+        warnings = _warnings(parts, _labels(folder / "label_encoder.txt"))
+    else:
+        model = SpeakerVerifier.from_hparams(folder, device="cpu")
+        text = read_text(folder_file(folder, "hyperparams.yaml"))
+        modules, rate = dict(model.mods.items()), model.sample_rate
+        similarity, warnings = model.similarity, model.warnings
+    encoder = SpeakerEncoder.from_modules(modules, rate).eval()
+    with torch.no_grad():
+        size = encoder(torch.randn(1, rate)).shape[1]
+    name = str(source)
+    return Pretrained(name, encoder_blocks(text), encoder, similarity, size, warnings)
 
 
 def load_encoder_weights(
@@ -232,6 +275,8 @@ def _about(parts: TrainedParts) -> dict[str, Any]:
     network = parts.modules["embedding_model"]
     size = sum(p.numel() for p in network.parameters()) / 1e6
     facts["encoder"] = f"{type(network).__name__}, {size:.2f} million parameters"
+    if start := parts.values.get("init_from"):  # no absolute path into a model folder
+        facts["started from"] = Path(start).name if Path(start).is_absolute() else start
     meta = _meta(parts.checkpoint)
     if "epoch" in meta:
         facts["checkpoint"] = f"epoch {meta['epoch']}"
@@ -305,9 +350,20 @@ def export_results(
         thresholds=thresholds,
         calibration=calibration,
         about=about,
-        warnings=reservations(str(parts.values.get("corpus", "")), len(labels)),
+        warnings=_warnings(parts, labels),
         title=f"Speaker verification with {loss}" if loss else "Speaker verification",
     )
+
+
+def _warnings(parts: TrainedParts, labels: list[str]) -> list[str]:
+    """What verdicts say first: of an adapted model, what those of its start said.
+
+    It has few speakers of its own, and all that it knows of others.
+    """
+    told = parts.values.get("warnings")
+    corpus = str(parts.values.get("corpus", ""))
+    own = reservations(corpus, len(labels) if told is None else 0)
+    return list(dict.fromkeys([*(told or []), *own]))
 
 
 def _measured(path: Path) -> Mapping[str, Any]:

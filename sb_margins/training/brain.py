@@ -32,7 +32,7 @@ from sb_margins.precision import on_cpu
 from sb_margins.ranks import gradient_norm
 from sb_margins.schedules import current
 from sb_margins.training.crops import CropBatch
-from sb_margins.training.learning_rate import LearningRate
+from sb_margins.training.learning_rate import LearningRate, slow_down
 from sb_margins.training.log import (
     History,
     Tally,
@@ -113,6 +113,7 @@ class SpeakerBrain(sb.Brain):
         self.window_samples = 0  # their samples, and how many of these had no loss
         self.window_zero: Tensor | float = 0.0
         self._windows_done = 0
+        self.start: Stats | None = None  # of weights that may stay the best
         self._train_stats: Stats = {}
         self._seen = 0
         self._epoch_start = time.monotonic()
@@ -180,11 +181,20 @@ class SpeakerBrain(sb.Brain):
     def init_optimizers(self) -> None:
         """The optimizer, and the scheduler of its rate."""
         super().init_optimizers()
+        if self.settings.encoder_rate != 1:
+            encoder = self.modules["embedding_model"].parameters()
+            slow_down(self.optimizer, encoder, self.settings.encoder_rate)
         self.learning_rate.attach(self.optimizer)
         if self.checkpointer is not None:
             self.learning_rate.add_to(self.checkpointer)
             if self.head.ranks.size > 1:
                 keep_whole(self.checkpointer, self.head, self.optimizer)
+
+    def on_fit_start(self) -> None:
+        """As SpeechBrain's; the weights of ``start`` are a checkpoint like others."""
+        super().on_fit_start()
+        if self.start is not None and self.checkpointer is not None:
+            self._save_epoch(0, self.start)
 
     # -- one batch ------------------------------------------------------------
 
@@ -444,13 +454,17 @@ class SpeakerBrain(sb.Brain):
         self.record(epoch, self._train_stats, stats)
         self.learning_rate.after_epoch(epoch, error)
         if self.checkpointer is not None:
-            self.head.flush()
-            self.checkpointer.save_and_keep_only(
-                meta={**stats, "epoch": epoch},
-                num_to_keep=self.settings.average_checkpoints,
-                verbosity=logging.DEBUG,
-                min_keys=["EER"] if self.validate is not None else (),
-            )
+            self._save_epoch(epoch, stats)
+
+    def _save_epoch(self, epoch: int, stats: Stats) -> None:
+        """Save a checkpoint; the best one and the last ones stay."""
+        self.head.flush()
+        self.checkpointer.save_and_keep_only(
+            meta={**stats, "epoch": epoch},
+            num_to_keep=self.settings.average_checkpoints,
+            verbosity=logging.DEBUG,
+            min_keys=["EER"] if self.validate is not None else (),
+        )
 
     @torch.no_grad()
     def validation_stats(self) -> Stats:

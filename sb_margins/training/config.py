@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -99,11 +99,14 @@ class TrainingConfig:
         return kept
 
 
-def read_config(argv: list[str]) -> TrainingConfig:
+def read_config(
+    argv: list[str], model: Mapping[str, Any] | None = None
+) -> TrainingConfig:
     """Read ``FILE [--key value | --key=value ...]`` as ``sb-margins train`` takes it.
 
     FILE is a path, or the name of a shipped YAML. Flags are keys of the YAML, settings,
-    or SpeechBrain's run options.
+    or SpeechBrain's run options. ``model`` has the keys of an encoder's YAML, and its
+    features: those of a model, which neither FILE nor flags may change.
     """
     if not argv or argv[0].startswith("-"):
         raise UserError("name a training YAML first, e.g. hparams/train_ecapa.yaml")
@@ -111,7 +114,9 @@ def read_config(argv: list[str]) -> TrainingConfig:
     if path is None:
         raise UserError(f"no such file: {argv[0]}. The training YAMLs are in hparams/")
     flags, rest = _split_flags(argv[1:])
-    tree = compose(path, flags.pop("encoder", None))
+    if model is not None:
+        _refuse_features(flags, "the command line")
+    tree = compose(path, flags.pop("encoder", None), model)
     known = KNOWN.union(OPTIONS, tree)
     strange = [f"--{f}.{nearest(f, known)}" for f in flags if f not in known]
     if strange:
@@ -135,14 +140,17 @@ def read_config(argv: list[str]) -> TrainingConfig:
     return TrainingConfig(path, text, overrides, run_opts, plain, settings)
 
 
-def compose(path: Path, encoder: str | None = None) -> Any:
+def compose(
+    path: Path, encoder: str | None = None, model: Mapping[str, Any] | None = None
+) -> Any:
     """The tree of a YAML with its base and its encoder put in.
 
     A YAML with the key ``base`` replaces values of another, by its path. The encoder
     (``encoder:``, or the argument) is a YAML whose keys are inserted after that line;
     they replace keys of the base. Keys that belong to an encoder which was replaced by
     another are dropped; those under ``for_encoder: {NAME: {...}}`` count for that one
-    only. A YAML with an ``embedding_model`` of its own is complete.
+    only. A YAML with an ``embedding_model`` of its own is complete. ``model`` takes
+    the encoder's place (see `read_config`).
     """
     layers = [(path, _load(path.read_text(encoding="utf-8"), path))]
     while "base" in layers[0][1]:
@@ -155,6 +163,10 @@ def compose(path: Path, encoder: str | None = None) -> Any:
             raise UserError(f"{above}: its base {base} is based on it again")
         layers.insert(0, (base, _load(base.read_text(encoding="utf-8"), base)))
     root_path, tree = layers.pop(0)
+    if model is not None:
+        for layer_path, layer in [(root_path, _changed(tree)), *layers]:
+            _refuse_features(layer, str(layer_path))
+        encoder = str(model["encoder"])
     if encoder is not None:
         layers.append((Path(), {"encoder": encoder}))
     current = None if "embedding_model" in tree else tree.get("encoder")
@@ -163,7 +175,10 @@ def compose(path: Path, encoder: str | None = None) -> Any:
         if "encoder" in layer:
             current, folder = layer["encoder"], layer_path.parent
         written_for.append((current, folder))
-    parts = _encoder(current, folder) if current else {}
+    parts: Any = {}
+    if current:
+        parts = model or _encoder(current, folder)
+    used = set(tree) - set(_unused(tree))
     changes: dict[str, Any] = {}
     for (layer_path, layer), (name, near) in zip(layers, written_for, strict=True):
         foreign = _encoder(name, near) if name not in (None, current) else {}
@@ -172,6 +187,7 @@ def compose(path: Path, encoder: str | None = None) -> Any:
         changes.update(specific)
     if current:
         tree["encoder"] = changes["encoder"] = Path(current).stem
+        parts = {key: value for key, value in parts.items() if key != "encoder"}
         for key in parts:
             tree.pop(key, None)
         place = list(tree).index("encoder") + 1
@@ -179,7 +195,6 @@ def compose(path: Path, encoder: str | None = None) -> Any:
             tree.insert(place + shift, key, value)
     for key in ("out_n_neurons", "steps_per_epoch"):  # counted; may be referred to
         tree.setdefault(key, None)
-    used = set(tree) - set(_unused(tree))
     known = KNOWN.union(OPTIONS, tree)
     strange = [f"{key}.{nearest(key, known)}" for key in changes if key not in known]
     if strange:
@@ -197,6 +212,25 @@ def compose(path: Path, encoder: str | None = None) -> Any:
         for key in gone:
             del tree[key]
     return tree
+
+
+def _refuse_features(keys: Iterable[str], where: str) -> None:
+    """Refuse keys of features and encoders where these are a model's."""
+    encoders = [_load(p.read_text("utf-8"), p) for p in _shipped_encoders().values()]
+    reserved = {*ENCODER_MODULES, "encoder", "n_mels", "sample_rate"}.union(*encoders)
+    named = sorted(reserved.intersection(keys))
+    if named:
+        raise UserError(
+            f"features and encoder are the model's: leave {', '.join(named)} out of "
+            f"{where}"
+        )
+
+
+def _changed(tree: Mapping[str, Any]) -> list[str]:
+    """The keys of a YAML that are not so in ours."""
+    path = hparams_dir() / "train.yaml"
+    ours = _load(path.read_text(encoding="utf-8"), path)
+    return [k for k in tree if _dump({k: tree[k]}) != _dump({k: ours.get(k)})]
 
 
 def _find(name: str, folder: Path) -> Path | None:

@@ -44,8 +44,11 @@ def score_lists(
     return scores
 
 
-def evaluate(trained: Trained) -> None:
-    """Evaluate every list, write figures and pictures, export the model's folder."""
+def evaluate(trained: Trained, show: bool = True) -> dict[str, np.ndarray]:
+    """Evaluate every list, write figures and pictures, export the model's folder.
+
+    ``show`` prints the figures. Returns the scores [N] of each list.
+    """
     folder, prepared, settings = trained.folder, trained.prepared, trained.settings
     corpus = prepared.data_root.resolve().name
     if prepared.info["corpus"] == "demo":
@@ -71,11 +74,13 @@ def evaluate(trained: Trained) -> None:
         lists[name] = figures(*curves[name], speakers=sides)
     if not lists:
         export_results(folder, folder / "model")
-        return
+        return scores
     plot_scores(curves, folder, folder.name)
     write_json(folder / "metrics.json", {"lists": lists, "versions": versions()})
-    print_table(with_mean(lists) if settings.eval else lists)
+    if show:
+        print_table(with_mean(lists) if settings.eval else lists)
     dev = None
     if "dev" in curves:
         dev = (*curves["dev"], f"the dev trials of {corpus}")
     export_results(folder, folder / "model", dev=dev, metrics=lists)
+    return scores

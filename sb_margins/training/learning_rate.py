@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,37 @@ from speechbrain.utils.checkpoints import (
     Checkpointer,
     get_default_hook,
 )
+from torch import Tensor
 from torch.optim import Optimizer, lr_scheduler
 
 
 def _load(scheduler: Any, path: Path, end_of_epoch: bool) -> None:
     vars(scheduler).update(torch.load(path, weights_only=True))
+
+
+def slow_down(optimizer: Optimizer, parameters: Iterable[Tensor], rate: float) -> None:
+    """Give some parameters ``rate`` times the learning rate of the others.
+
+    Schedulers set one rate for all groups, so it is lowered while the optimizer steps.
+    """
+    slow = {id(p) for p in parameters}
+    for group in list(optimizer.param_groups):
+        moved = [p for p in group["params"] if id(p) in slow]
+        if moved:
+            group["params"] = [p for p in group["params"] if id(p) not in slow]
+            optimizer.add_param_group({**group, "params": moved, "rate": rate})
+
+    def before(optimizer: Optimizer, *_: Any) -> None:
+        for group in optimizer.param_groups:
+            group["scheduled_lr"] = group["lr"]
+            group["lr"] = group["lr"] * group.get("rate", 1.0)
+
+    def after(optimizer: Optimizer, *_: Any) -> None:
+        for group in optimizer.param_groups:
+            group["lr"] = group.pop("scheduled_lr")
+
+    optimizer.register_step_pre_hook(before)
+    optimizer.register_step_post_hook(after)
 
 
 class LearningRate:

@@ -21,6 +21,7 @@ from speechbrain.utils.epoch_loop import EpochCounter
 
 from sb_margins.data import Manifest, Prepared, prepare
 from sb_margins.data.evaluation import TrialList, other_lists, own_lists
+from sb_margins.data.mixing import mixed, old_speakers
 from sb_margins.data.trials import read_trials
 from sb_margins.encoder import SpeakerEncoder
 from sb_margins.files import write_text
@@ -73,10 +74,13 @@ class Trained:
         return SpeakerEncoder.from_modules(self.hparams["modules"]).eval()
 
 
-def run(config: TrainingConfig) -> Trained:
+def run(
+    config: TrainingConfig, check: Callable[[Prepared], list[str]] | None = None
+) -> Trained:
     """Prepare, check, train (or continue), and load the best weights.
 
-    Raises ``Interrupted`` after Ctrl-C, with a checkpoint saved.
+    ``check`` may refuse the prepared corpus, or return remarks on it. Raises
+    ``Interrupted`` after Ctrl-C, with a checkpoint saved.
     """
     settings = config.settings
     folder = Path(settings.output_folder)
@@ -90,9 +94,14 @@ def run(config: TrainingConfig) -> Trained:
     run_on_main(prepare_corpus, args=[settings])
     prepared = Prepared.load(folder / "data")
     run_on_main(lists_of, args=[settings, prepared])
+    remarks = settings.remarks + (check(prepared) if check else [])
     manifest = prepared.manifest("train")
+    if settings.old_speakers:
+        old = old_speakers(settings.old_speakers, folder)
+        manifest, told = mixed(prepared, old)
+        remarks += told
     settings.check_epoch(len(manifest), world_size())
-    remarks = settings.remarks + check_audio(manifest, settings.sentence_len)
+    remarks += check_audio(manifest, settings.sentence_len)
     classes = settings.count_classes(len(manifest.speakers))
     labels = CategoricalEncoder()
     labels.expect_len(len(manifest.speakers))
@@ -148,7 +157,8 @@ def run(config: TrainingConfig) -> Trained:
     brain.train_sampler = sampler
     ddp_barrier()  # all have read the history before one writes it
     say = progress if if_main_process() else (lambda text: None)
-    say("\n  ".join([*_start(settings, prepared, brain, classes), *remarks]))
+    begin = _start(settings, prepared, manifest, brain, classes)
+    say("\n  ".join([*begin, *remarks]))
 
     # Continue, or start from other weights, or from none
     if checkpointer.recover_if_possible():
@@ -157,7 +167,9 @@ def run(config: TrainingConfig) -> Trained:
         say(taken)
     if not history.rows and counter.current == 0:
         brain.apply_schedules()
-        brain.record(0, {}, brain.validation_stats())  # the untrained network
+        stats = brain.validation_stats()
+        brain.record(0, {}, stats)  # the untrained network
+        brain.start = stats if taken else None
 
     # Train, then take the best weights
     loader = reading(settings, sampler, str(brain.device))
@@ -189,11 +201,17 @@ def reading(
 
 
 def prepare_corpus(settings: TrainingSettings) -> Prepared:
-    """Make (or find) the manifests of the corpus, at ``<output_folder>/data``."""
+    """Make (or find) the manifests of the corpus, at ``<output_folder>/data``.
+
+    And those of ``old_speakers``.
+    """
+    folder = Path(settings.output_folder)
+    if settings.old_speakers:
+        old_speakers(settings.old_speakers, folder)
     return prepare(
         settings.corpus,
         settings.data_folder,
-        Path(settings.output_folder) / "data",
+        folder / "data",
         seed=settings.corpus_seed,
         **{"skip_bad": settings.skip_bad, **settings.corpus_options},
     )
@@ -257,10 +275,13 @@ def _embed_together(
 
 
 def _start(
-    settings: TrainingSettings, prepared: Prepared, brain: SpeakerBrain, classes: int
+    settings: TrainingSettings,
+    prepared: Prepared,
+    manifest: Manifest,
+    brain: SpeakerBrain,
+    classes: int,
 ) -> list[str]:
     """What is trained on what, in lines."""
-    manifest = prepared.manifest("train")
     size = sum(p.numel() for p in brain.hparams.embedding_model.parameters())
     hours = sum(u.duration for u in manifest) / 3600
     loss = settings.loss or type(brain.head.loss).__name__

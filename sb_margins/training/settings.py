@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field as dataclass_field, fields
 from pathlib import Path
@@ -75,6 +76,9 @@ class TrainingSettings:
     sample_rate: int = setting("of the model, in Hz", SAMPLE_RATE)
     init_from: str | None = setting("a model or results folder, or a hub name")
     freeze_steps: int = setting("updates before the encoder moves", 0)
+    encoder_rate: float = setting("the encoder's learning rate, as a share of lr", 1.0)
+    old_speakers: str | None = setting("a corpus whose training speakers are added")
+    warnings: list = setting("what verdicts of the exported model say first", [])
     seed: int = setting("of initial weights, order, crops and augmentation", 1986)
     number_of_epochs: int = setting("passes over the training data", 12)
     batch_size: int = setting("crops in a batch, per process", 32)
@@ -121,10 +125,17 @@ class TrainingSettings:
                 "the unchanged speed first, e.g. [1.0, 0.9, 1.1]"
             )
         for name in ("number_of_epochs", "crops_per_utterance", "average_checkpoints"):
-            if getattr(self, name) < 1:
+            least = 0 if name == "number_of_epochs" and self.init_from else 1
+            if getattr(self, name) < least:
                 raise UserError(
-                    f"{name} is {getattr(self, name)}; give a whole number above 0"
+                    f"{name} is {getattr(self, name)}; give a whole number of {least} "
+                    "or more"
                 )
+        if not 0 < self.encoder_rate < math.inf:
+            raise UserError(
+                f"encoder_rate is {self.encoder_rate}; give a number above 0 "
+                "(freeze_steps keeps the encoder still)"
+            )
         if self.sample_rate != SAMPLE_RATE:
             raise UserError(
                 f"sample_rate is {self.sample_rate}, but training reads all audio at "
@@ -184,7 +195,7 @@ class TrainingSettings:
     @property
     def remarks(self) -> list[str]:
         """What is allowed but deserves a line."""
-        if self.margin_end_epoch <= self.number_of_epochs:
+        if not self.number_of_epochs or self.margin_end_epoch <= self.number_of_epochs:
             return []
         return [
             f"training ends in epoch {self.number_of_epochs}, before the margin is full"

@@ -167,7 +167,7 @@ def flags(verb: str) -> set[str]:
     if verb == "prepare":
         text += "".join(help_text(verb, corpus) for corpus in CORPORA)
     found = set(re.findall(r"--([a-zA-Z][\w-]*)", text))
-    if verb in ("train", "demo", "compare"):
+    if verb in ("train", "finetune", "demo", "compare"):
         from speechbrain.utils.run_opts import RunOptions
 
         found |= set(RunOptions().as_dict())

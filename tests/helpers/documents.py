@@ -33,6 +33,7 @@ SMALL = [
 # What makes a command take seconds; all else is as the page says.
 SMALLER = {
     "train": SMALL,
+    "finetune": [*SMALL[0:1], *SMALL[5:]],  # features and encoder are the model's
     "compare": [*SMALL, "--losses=am,ham", "--seeds=1", "--no-geometry"],
     "demo": ["--smallest", "--number_of_epochs=1"],
     "verify": ["--bootstrap=10"],

@@ -10,8 +10,11 @@ from hyperpyyaml import load_hyperpyyaml
 from speechbrain.inference.speaker import SpeakerRecognition
 from speechbrain.utils.fetching import LocalStrategy
 
+from sb_margins.cli import main as cli
 from sb_margins.errors import UserError
 from sb_margins.inference import SpeakerVerifier
+from sb_margins.inference.results import read_model
+from sb_margins.inference.safe_yaml import to_yaml
 
 COMMON = """
 # Pretrain folder (HuggingFace)
@@ -182,3 +185,41 @@ def test_snapshot_of_the_hub_cache(published, tmp_path):
         (snapshot / path.name).symlink_to(f"../../blobs/{number:040x}")
     theirs = stock(published, tmp_path / "saved", LocalStrategy.COPY)
     same(SpeakerVerifier.from_hparams(str(snapshot)), theirs)
+
+
+def embeddings(encoder):
+    """Seeded: the pooling of x-vectors adds noise."""
+    torch.manual_seed(5)
+    with torch.no_grad():
+        return encoder(torch.randn(2, 12000))
+
+
+def test_published_models_are_adapted(published, tiny_corpus, tmp_path):
+    """With no epoch, it is the same model; ECAPA-TDNN learns for one, too."""
+    before = SpeakerVerifier.from_hparams(str(published))
+    words = ["finetune", str(published), f"--data_folder={tiny_corpus}"]
+    words += ["--noprogressbar", "--batch_size=8", "--sentence_len=0.6"]
+    learns = "ecapa-vox" in (published / "hyperparams.yaml").read_text()
+    epochs = int(learns)
+    words += [f"--output_folder={tmp_path}", f"--number_of_epochs={epochs}"]
+    assert cli([*words, "--freeze_steps=1"]) == 0
+    after = SpeakerVerifier.from_hparams(str(tmp_path / "model"))
+    assert "eer" in after.thresholds
+    assert len((tmp_path / "history.csv").read_text().splitlines()) == 2 + epochs
+    if not learns:
+        assert before.fingerprint == after.fingerprint
+        assert torch.equal(*map(embeddings, (before.encoder, after.encoder)))
+
+
+def test_the_results_of_a_stock_recipe_are_a_model_to_start_from(published, tmp_path):
+    """As ``recipes/VoxCeleb/SpeakerRec/train_speaker_embeddings.py`` leaves them."""
+    checkpoint = tmp_path / "save" / "CKPT+2026-01-01+00-00-00+00"
+    checkpoint.mkdir(parents=True)
+    for name in ("embedding_model", "classifier"):
+        shutil.copy(published / f"{name}.ckpt", checkpoint)
+    (checkpoint / "CKPT.yaml").write_text("ErrorRate: 0.1\nunixtime: 1.0\n")
+    text = (published / "hyperparams.yaml").read_text()
+    (tmp_path / "hyperparams.yaml").write_text(text)
+    one, two = read_model(published), read_model(tmp_path)
+    assert torch.equal(*map(embeddings, (one.encoder, two.encoder)))
+    assert to_yaml(one.blocks) == to_yaml(two.blocks) and one.size == two.size == 24

@@ -14,7 +14,7 @@ from trainings import assert_same, flags, weights
 from sb_margins.select import hparams_dir
 from sb_margins.training.brain import SpeakerBrain
 from sb_margins.training.config import read_config
-from sb_margins.training.learning_rate import LearningRate
+from sb_margins.training.learning_rate import LearningRate, slow_down
 from sb_margins.training.process import Interrupted
 from sb_margins.training.run import run
 
@@ -251,3 +251,49 @@ def test_a_scheduler_of_batches_and_optimizer():
     rate.before_batch(7)
     rate.after_epoch(1, 0.5)
     assert calls == [(optimizer, 7)]
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW", "Adadelta"])
+def test_some_parameters_go_at_a_share_of_the_rate(name):
+    """As two optimizers would, whatever sets the rate, and after a load."""
+    kind = getattr(torch.optim, name)
+    torch.manual_seed(4)
+    start = [torch.randn(3, 2), torch.randn(4)]
+    wanted = [t.clone().requires_grad_() for t in start]
+    both = [
+        kind([p], lr=r, weight_decay=0.1)
+        for p, r in zip(wanted, (0.2, 0.05), strict=True)
+    ]
+    found = [t.clone().requires_grad_() for t in start]
+    one = kind(found, lr=0.2, weight_decay=0.1)
+    slow_down(one, found[1:], 0.25)
+    for step in range(4):
+        if step == 2:
+            state = one.state_dict()
+            one = kind(found, lr=9.0, weight_decay=0.1)
+            slow_down(one, found[1:], 0.25)
+            one.load_state_dict(state)
+        for group in one.param_groups:
+            group["lr"] = 0.2 / (1 + step)
+        for optimizer, rate in zip(both, (0.2, 0.05), strict=True):
+            optimizer.param_groups[0]["lr"] = rate / (1 + step)
+        for p in (*wanted, *found):
+            p.grad = torch.full_like(p, 0.1 + step)
+        for optimizer in (*both, one):
+            optimizer.step()
+        assert {g["lr"] for g in one.param_groups} == {0.2 / (1 + step)}
+    for p, q in zip(wanted, found, strict=True):
+        torch.testing.assert_close(p, q)
+    assert [len(g["params"]) for g in one.param_groups] == [1, 1]
+
+
+def test_the_encoder_is_slower_than_the_head():
+    moved = {}
+    for rate in (1.0, 0.5):
+        brain, loader = tiny_brain(1, settings={"encoder_rate": rate})
+        parts = brain.modules.embedding_model.weight, brain.head.classifier.weight
+        before = [p.detach().clone() for p in parts]
+        brain.fit([1], loader)
+        moved[rate] = [p.detach() - b for p, b in zip(parts, before, strict=True)]
+    torch.testing.assert_close(moved[0.5][0], 0.5 * moved[1.0][0])
+    torch.testing.assert_close(moved[0.5][1], moved[1.0][1])

@@ -25,7 +25,10 @@ from sb_margins.training.settings import (
         ({"speeds": [1.0, 3.0]}, "between 0.5 and 2"),
         ({"speeds": ["a"]}, "between 0.5 and 2"),
         ({"speeds": []}, "different numbers"),
-        ({"number_of_epochs": 0}, "number_of_epochs"),
+        ({"number_of_epochs": 0}, "number_of_epochs is 0; give .* of 1 or more"),
+        ({"number_of_epochs": -1, "init_from": "x"}, "number_of_epochs is -1"),
+        ({"encoder_rate": 0}, "encoder_rate is 0; give a number above 0"),
+        ({"encoder_rate": float("nan")}, "encoder_rate is nan"),
         ({"average_checkpoints": 0}, "average_checkpoints"),
         ({"sample_rate": 8000}, "16000 Hz"),
         ({"corpus_options": "x"}, "mapping"),
@@ -39,6 +42,7 @@ def test_invalid_settings_are_named(plain, message):
 def test_limits_are_allowed():
     for plain in ({"batch_size": 2}, {"sentence_len": 0.2}, {"sentence_len": 60}):
         TrainingSettings.read({**plain, "number_of_epochs": 1, "speeds": [0.5, 2]})
+    TrainingSettings.read({"number_of_epochs": 0, "init_from": "a model"})
 
 
 def test_what_is_null_or_missing_has_the_default():
