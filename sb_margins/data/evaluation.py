@@ -106,7 +106,8 @@ def other_lists(
             lists[called] = there[split]
     if own is not None:
         _check_names(lists, own.splits)
-        _check_unseen(lists, own)
+        if "train" in own.splits:
+            check_unseen(lists, own.manifest("train"))
     return lists
 
 
@@ -120,12 +121,9 @@ def _check_names(lists: Collection[str], own: Collection[str]) -> None:
         )
 
 
-def _check_unseen(lists: Mapping[str, TrialList], own: Prepared) -> None:
+def check_unseen(lists: Mapping[str, TrialList], manifest: Manifest) -> None:
     """No file of a list may be trained on."""
-    if not lists or "train" not in own.splits:
-        return
-    manifest = own.manifest("train")
-    trained = {manifest.path(u).absolute() for u in manifest}
+    trained = {manifest.path(u).absolute() for u in manifest} if lists else set()
     for name, one in lists.items():
         tested = one.manifest
         both = [u.id for u in tested if tested.path(u).absolute() in trained]

@@ -20,7 +20,12 @@ from speechbrain.utils.distributed import (
 from speechbrain.utils.epoch_loop import EpochCounter
 
 from sb_margins.data import Manifest, Prepared, prepare
-from sb_margins.data.evaluation import TrialList, other_lists, own_lists
+from sb_margins.data.evaluation import (
+    TrialList,
+    check_unseen,
+    other_lists,
+    own_lists,
+)
 from sb_margins.data.mixing import mixed, old_speakers
 from sb_margins.data.trials import read_trials
 from sb_margins.encoder import SpeakerEncoder
@@ -99,6 +104,7 @@ def run(
     if settings.old_speakers:
         old = old_speakers(settings.old_speakers, folder)
         manifest, told = mixed(prepared, old)
+        check_unseen(lists_of(settings, prepared), manifest)
         remarks += told
     settings.check_epoch(len(manifest), world_size())
     remarks += check_audio(manifest, settings.sentence_len)

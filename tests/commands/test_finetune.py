@@ -11,7 +11,7 @@ from trainings import flags
 
 from sb_margins.cli import main as cli
 from sb_margins.commands.finetune import adaptation
-from sb_margins.data import Prepared
+from sb_margins.data import Prepared, prepare
 from sb_margins.errors import UserError
 from sb_margins.inference import SpeakerVerifier
 from sb_margins.inference.results import read_model
@@ -165,6 +165,16 @@ def test_what_is_no_use_is_refused_before_anything_is_written(
     assert "encoder_rate is 0" in refused(model, "--encoder-rate=0")
     told = refused(model, "--old-speakers=nowhere").splitlines()[-1]
     assert "old_speakers: no such folder" in told
+    mine, others = tmp_path / "mine", tmp_path / "others"
+    for folder, name in ((mine, "me"), (others, "they")):
+        for speaker in sorted(tiny_corpus.iterdir()):
+            shutil.copytree(speaker, folder / f"{name}{speaker.name}")
+    prepare("folder", others, tmp_path / "old", verbose=False)
+    more = [f"--old-speakers={tmp_path / 'old'}", f"--eval=all={others}"]
+    assert cli(words(model, mine, tmp_path / "not", *more)) == 2
+    told = capsys.readouterr().err
+    assert "--eval all: 24 of its files are trained on" in told
+    assert not (tmp_path / "not" / "save").exists()
 
 
 def test_too_few_speakers_and_other_settings(

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_brain import tiny_brain
 from torch import nn
-from trainings import assert_same, flags
+from trainings import assert_same, flags, weights
 
 from sb_margins.cli import main as cli
 from sb_margins.errors import UserError
@@ -65,6 +65,29 @@ def test_large_margin_fine_tuning(tiny_corpus, tmp_path, first, monkeypatch, cap
         run(read_config([*words, "--sentence_len=6"]))
     base = read_config([str(hparams_dir() / yaml), "--data_folder=x", more[0]]).plain
     assert base["sentence_len"] == 6 and base["speeds"] == [1.0]
+
+
+def test_a_run_killed_before_its_first_epoch_continues_from_the_start(
+    tiny_corpus, tmp_path, first, monkeypatch
+):
+    """The weights that it started from are a checkpoint, of both rates' optimizer."""
+    more = [f"--init_from={first}", "--number_of_epochs=1", "--encoder_rate=0.1"]
+    whole = run(read_config(flags(tiny_corpus, tmp_path / "whole", *more)))
+    fit_batch = SpeakerBrain.fit_batch
+
+    def die(self, batch):
+        if self.step == 3:
+            raise KeyboardInterrupt
+        return fit_batch(self, batch)
+
+    words = flags(tiny_corpus, tmp_path / "killed", *more)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(SpeakerBrain, "fit_batch", die)
+        run(read_config(words))
+    assert len(list((tmp_path / "killed" / "save").glob("CKPT*"))) == 1
+    killed = run(read_config(words))
+    assert killed.history.rows[1]["loss"] == whole.history.rows[1]["loss"]
+    assert_same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
 
 
 @pytest.mark.parametrize("source", ["model", ""])
