@@ -20,6 +20,16 @@ from sb_margins.similarity import PoincareSimilarity
 QUICK = ["--batch_size=8", "--sentence_len=0.6", "--noprogressbar", "--freeze_steps=2"]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _quick():
+    """No pictures, and few draws of speakers."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("plot_training", "plot_scores"):
+            patch.setattr(f"sb_margins.training.evaluate.{name}", lambda *args: None)
+        patch.setattr("sb_margins.comparison.adaptation.REPLICATES", 50)
+        yield
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A model folder with random weights."""

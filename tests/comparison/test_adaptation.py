@@ -40,7 +40,8 @@ def scores(lists, gap, seed=3):
         (1.0, 1.0, "changed nothing: EER"),
     ],
 )
-def test_verdicts(lists, before, after, told, tmp_path):
+def test_verdicts(lists, before, after, told, tmp_path, monkeypatch):
+    monkeypatch.setattr("sb_margins.comparison.adaptation.REPLICATES", 200)
     report = before_and_after(lists, scores(lists, before), scores(lists, after))
     (line,) = verdicts_of(report)
     assert line.startswith("test, 4 unseen speakers: ") and told in line
