@@ -65,11 +65,15 @@ def before_and_after(
                 rows[when][metric.interval_name] = [found.low, found.high]
         changes = statistics.differences[pair]
         old, new = (rows[when][EER.name] for when in ("before", "after"))
+        speakers = len(set(one.speakers.values()))
+        said = verdict(old, new, changes[EER.name], speakers)
+        if np.array_equal(before[name], after[name]):
+            said = "nothing changed: every score is that of the model as it was"
         report[name] = {
             **rows,
             "difference": {m.name: _plain(changes[m.name]) for m in METRICS},
-            "speakers": len(set(one.speakers.values())),
-            "verdict": verdict(old, new, changes[EER.name]),
+            "speakers": speakers,
+            "verdict": said,
         }
     return report
 
@@ -78,14 +82,17 @@ def _plain(found: Difference) -> dict[str, float]:
     return {"low": found.low, "high": found.high, "p": found.p_value}
 
 
-def verdict(before: float, after: float, found: Difference) -> str:
-    """Whether fine-tuning helped, in a sentence: by the EER of unseen speakers."""
+def verdict(before: float, after: float, found: Difference, speakers: int) -> str:
+    """Whether fine-tuning helped, in a sentence: by the EER of unseen speakers.
+
+    A bootstrap over few speakers is too sure of itself, so they are given no verdict.
+    """
     changed = (
         f"EER {EER.format(before)} before, {EER.format(after)} after, a change of "
         f"[{100 * found.low:+.2f}, {100 * found.high:+.2f}] points"
     )
-    if found.low == found.high == 0:
-        return f"fine-tuning changed nothing: {changed}"
+    if speakers < LEAST["test speakers"]:
+        return f"too few to tell whether fine-tuning helped: {changed}"
     if found.high < 0:
         return f"fine-tuning helped: {changed}"
     if found.low > 0:

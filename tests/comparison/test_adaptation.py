@@ -10,6 +10,7 @@ from sb_margins.comparison.adaptation import (
     verdicts_of,
     write_report,
 )
+from sb_margins.comparison.statistics import LEAST
 from sb_margins.data import prepare
 from sb_margins.data.evaluation import own_lists
 
@@ -37,11 +38,12 @@ def scores(lists, gap, seed=3):
         (0.0, 6.0, "fine-tuning helped: EER"),
         (6.0, 0.0, "fine-tuning made it worse: EER"),
         (1.0, 1.2, "did not help, as far as these speakers tell: EER"),
-        (1.0, 1.0, "changed nothing: EER"),
+        (1.0, 1.0, "nothing changed: every score is that of the model as it was"),
     ],
 )
 def test_verdicts(lists, before, after, told, tmp_path, monkeypatch):
     monkeypatch.setattr("sb_margins.comparison.adaptation.REPLICATES", 200)
+    monkeypatch.setitem(LEAST, "test speakers", 4)
     report = before_and_after(lists, scores(lists, before), scores(lists, after))
     (line,) = verdicts_of(report)
     assert line.startswith("test, 4 unseen speakers: ") and told in line
@@ -56,3 +58,10 @@ def test_verdicts(lists, before, after, told, tmp_path, monkeypatch):
     assert text.startswith("# model, before and after") and told in text
     assert all(f"| {name} |" in text for name in rows_of(report))
     assert all(line in text for line in differences_of(report))
+
+
+def test_few_speakers_get_no_verdict(lists):
+    """Two who must both be drawn would have an interval without width."""
+    report = before_and_after(lists, scores(lists, 0.0), scores(lists, 6.0))
+    (line,) = verdicts_of(report)
+    assert line.startswith("test, 4 unseen speakers: too few to tell whether fine-tun")
