@@ -55,7 +55,7 @@ from training import Flow, measure_flow
 from sb_margins.cli import main as sb_margins
 from sb_margins.data.corpus import walk
 from sb_margins.errors import UserError
-from sb_margins.files import write_json, write_text
+from sb_margins.files import unpack, write_json, write_text
 from sb_margins.head import Head
 from sb_margins.select import hparams_dir
 
@@ -191,8 +191,7 @@ def train(device: str, speech: str | None, loss: str, flags: list[str]) -> Rows:
         if speech is not None:
             folder = Path(speech)
             if not folder.is_dir():
-                with tarfile.open(speech) as tar:
-                    tar.extractall(Path(name) / "speech", filter="data")
+                unpack(speech, Path(name) / "speech")
                 folder = Path(name) / "speech"
             words = [f"--data_folder={folder}", "--corpus=folder"]
         words += [f"--output_folder={out}", f"--loss={loss}", "--noprogressbar"]

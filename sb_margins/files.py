@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import sys
+import tarfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -162,6 +163,15 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     except Exception as error:  # damaged archives and arrays fail in every way
         why = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UserError(f"{path} cannot be read as an .npz file: {why}") from error
+
+
+def unpack(archive: str | Path, folder: str | Path) -> None:
+    """A tar archive into a folder, without what points out of it."""
+    with tarfile.open(archive) as tar:
+        if hasattr(tarfile, "data_filter"):
+            tar.extractall(folder, filter="data")
+        else:  # before Python 3.10.12 and 3.11.4
+            tar.extractall(folder)
 
 
 def hash_file(path: str | Path) -> str:

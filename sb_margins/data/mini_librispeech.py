@@ -21,6 +21,7 @@ from sb_margins.data.corpus import (
 )
 from sb_margins.data.splitting import shuffled
 from sb_margins.errors import UserError
+from sb_margins.files import unpack
 
 PARTS = ("train-clean-5", "dev-clean-2")
 ADDRESS = "https://www.openslr.org/resources/31"
@@ -84,11 +85,7 @@ def _unpack(archive: Path, root: Path, part: str) -> None:
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root.parent, prefix=".unpacking-") as place:
         try:
-            with tarfile.open(archive) as tar:
-                if hasattr(tarfile, "data_filter"):
-                    tar.extractall(place, filter="data")
-                else:  # Python 3.10.11 and before
-                    tar.extractall(place)
+            unpack(archive, place)
         except (tarfile.TarError, EOFError, OSError) as error:
             raise UserError(
                 f"{archive} is damaged ({error}): remove it, and it is fetched again"

@@ -5,7 +5,6 @@ import os
 import pickle
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 from unittest import mock
 
@@ -22,6 +21,8 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import gpu  # noqa: E402
 import losses as heads  # noqa: E402
 import measure  # noqa: E402
+
+from sb_margins.files import unpack  # noqa: E402
 
 
 def test_the_rehearsal_does_everything(tmp_path):
@@ -91,8 +92,7 @@ def test_packed_speech_is_a_corpus(tmp_path, make_voice):
             soundfile.write(path, make_voice(speaker, k, 1.0), 16000)
     (tmp_path / "corpus" / "manifest.csv").write_text("utt_id,path\na,s0/0.flac\n")
     gpu.pack(tmp_path / "corpus", tmp_path / "speech.tar", 40)
-    with tarfile.open(tmp_path / "speech.tar") as tar:
-        tar.extractall(tmp_path / "there", filter="data")
+    unpack(tmp_path / "speech.tar", tmp_path / "there")
     there = tmp_path / "there"
     assert (there / "manifest.csv").read_text().endswith("s0/0.opus\n")
     wav, rate = soundfile.read(there / "s1" / "1.opus")
