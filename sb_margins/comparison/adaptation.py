@@ -23,7 +23,7 @@ METRICS = [metric for metric in standard_metrics() if metric.interval]
 def check_lists(prepared: Prepared) -> list[str]:
     """Refuse a corpus without speakers to choose and to judge by; remark on few."""
     lists = list(prepared.trial_lists())
-    if not {"train", "dev"} < {"train" in prepared.splits and "train", *lists}:
+    if "train" not in prepared.splits or "dev" not in lists or len(lists) < 2:
         raise UserError(
             f"{prepared.data_root} has the splits {', '.join(prepared.splits)}, and "
             "fine-tuning takes speakers to train on (train), others to choose the "
